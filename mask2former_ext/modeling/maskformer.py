@@ -1,0 +1,190 @@
+"""Meta-architecture: images in, losses or results out (Mask2Former, section 3).
+
+Shapes: B images, C channels, H, W of the padded batch, Q queries, K classes, N masks of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .criterion import SetCriterion
+from .inference import instance_inference, panoptic_inference, semantic_inference
+from .targets import Target, prepare_target
+
+
+@META_ARCH_REGISTRY.register()
+class MaskFormer(nn.Module):
+    """Segmentation by mask classification: semantic, instance and panoptic results of the same predictions."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        criterion: SetCriterion,
+        num_queries: int,
+        object_mask_threshold: float,
+        overlap_threshold: float,
+        metadata: Metadata,
+        size_divisibility: int,
+        sem_seg_postprocess_before_inference: bool,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        semantic_on: bool,
+        panoptic_on: bool,
+        instance_on: bool,
+        test_topk_per_image: int,
+    ) -> None:
+        """
+        Args:
+            backbone: gives a dict of feature maps.
+            sem_seg_head: gives class and mask predictions, see :class:`MaskFormerHead`.
+            criterion: gives weighted losses.
+            num_queries: queries Q.
+            object_mask_threshold, overlap_threshold: see :func:`panoptic_inference`.
+            metadata: of the dataset; ``thing_dataset_id_to_contiguous_id`` tells things from stuff.
+            size_divisibility: images are padded so that this divides height and width; if negative, the backbone's
+                own value does.
+            sem_seg_postprocess_before_inference: resize mask logits, not semantic scores, to the output size.
+            pixel_mean, pixel_std: per channel, in the units of the images.
+            semantic_on, panoptic_on, instance_on: which results to return.
+            test_topk_per_image: instances per image at most.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.num_queries = num_queries
+        self.object_mask_threshold = object_mask_threshold
+        self.overlap_threshold = overlap_threshold
+        self.metadata = metadata
+        self.size_divisibility = backbone.size_divisibility if size_divisibility < 0 else size_divisibility
+        self.sem_seg_postprocess_before_inference = sem_seg_postprocess_before_inference
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).float().view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).float().view(-1, 1, 1), persistent=False)
+        self.semantic_on, self.panoptic_on, self.instance_on = semantic_on, panoptic_on, instance_on
+        self.test_topk_per_image = test_topk_per_image
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        backbone = build_backbone(cfg)
+        test = cfg.MODEL.MASK_FORMER.TEST
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "criterion": SetCriterion.from_config(cfg),
+            "num_queries": cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES,
+            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
+            "overlap_threshold": test.OVERLAP_THRESHOLD,
+            "metadata": MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if len(cfg.DATASETS.TRAIN) else Metadata(),
+            "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+            "sem_seg_postprocess_before_inference": (
+                test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or test.PANOPTIC_ON or test.INSTANCE_ON
+            ),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "semantic_on": test.SEMANTIC_ON,
+            "panoptic_on": test.PANOPTIC_ON,
+            "instance_on": test.INSTANCE_ON,
+            "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are processed."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Compute losses in training mode, results in evaluation mode.
+
+        Args:
+            batched_inputs: a dict per image: ``image`` C×H×W, in the units of PIXEL_MEAN; ``height``, ``width`` of the
+                wanted result (default: the image's own); in training ``instances`` with ``gt_classes`` N int64 and
+                ``gt_masks`` N×H×W or BitMasks.
+
+        Returns:
+            In training: a dict of weighted losses, see :class:`SetCriterion`. In evaluation a list with a dict per
+            image: as enabled, ``sem_seg`` K×H×W float, ``panoptic_seg`` (int32 H×W, list of segments), ``instances``.
+
+        Raises:
+            ValueError: in training, where labels or masks cannot be used; the message names the image.
+        """
+        images = self._preprocess(batched_inputs)
+        if not self.training:
+            return self._postprocess(self._predict(images), images, batched_inputs)
+        targets = self._prepare_targets(batched_inputs, (images.tensor.shape[-2], images.tensor.shape[-1]))
+        return self.criterion(self._predict(images), targets)
+
+    def _predict(self, images: ImageList) -> dict[str, Any]:
+        return self.sem_seg_head(self.backbone(images.tensor))
+
+    def _preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise, then pad with zeros, the mean colour, to a common size."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def _prepare_targets(self, batched_inputs: list[dict[str, Any]], size: tuple[int, int]) -> list[Target]:
+        num_classes = self.criterion.num_classes
+        targets = []
+        for index, x in enumerate(batched_inputs):
+            name = str(x.get("file_name", x.get("image_id", f"number {index} of the batch")))
+            targets.append(prepare_target(x["instances"], size, num_classes, self.device, name))
+        return targets
+
+    def _postprocess(
+        self, outputs: dict[str, Any], images: ImageList, batched_inputs: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        padded_size = images.tensor.shape[-2:]
+        masks = F.interpolate(outputs["pred_masks"].float(), size=padded_size, mode="bilinear", align_corners=False)
+        logits = outputs["pred_logits"].float()
+        results = []
+        for class_logits, mask_logits, x, image_size in zip(
+            logits, masks, batched_inputs, images.image_sizes, strict=True
+        ):
+            output_size = (x.get("height", image_size[0]), x.get("width", image_size[1]))
+            results.append(self._infer_image(class_logits, mask_logits, image_size, output_size))
+        return results
+
+    def _infer_image(
+        self, class_logits: Tensor, mask_logits: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """Results of one image, from Q×(K+1) class logits and Q×H×W mask logits of the padded image."""
+        if self.sem_seg_postprocess_before_inference:
+            mask_logits = sem_seg_postprocess(mask_logits, image_size, *output_size)
+        things = set(getattr(self.metadata, "thing_dataset_id_to_contiguous_id", {}).values())
+        result: dict[str, Any] = {}
+        if self.semantic_on:
+            scores = semantic_inference(class_logits, mask_logits)
+            if not self.sem_seg_postprocess_before_inference:
+                scores = sem_seg_postprocess(scores, image_size, *output_size)
+            result["sem_seg"] = scores
+        if self.panoptic_on:
+            result["panoptic_seg"] = panoptic_inference(
+                class_logits,
+                mask_logits,
+                thing_classes=things,
+                object_mask_threshold=self.object_mask_threshold,
+                overlap_threshold=self.overlap_threshold,
+            )
+        if self.instance_on:
+            result["instances"] = instance_inference(
+                class_logits,
+                mask_logits,
+                max_detections=self.test_topk_per_image,
+                thing_classes=things if self.panoptic_on else None,
+            )
+        return result

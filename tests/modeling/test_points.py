@@ -1,0 +1,44 @@
+"""Point sampling: where pixels lie, and which points are chosen."""
+
+import pytest
+import torch
+
+from mask2former_ext.modeling.points import sample_points, sample_uncertain_coords
+
+
+def test_pixel_centers_give_pixels_and_between_them_their_mean():
+    maps = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    coords = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.5, 0.5]]])
+    torch.testing.assert_close(sample_points(maps, coords), torch.tensor([[[1.0, 2.0, 3.0, 2.5]]]))
+
+
+def test_beyond_the_border_is_zero():
+    maps = torch.ones(1, 1, 2, 2)
+    coords = torch.tensor([[[0.0, 0.5], [0.0, 0.0], [2.0, 0.5]]])
+    torch.testing.assert_close(sample_points(maps, coords), torch.tensor([[[0.5, 0.25, 0.0]]]))
+
+
+def test_no_masks_stay_attached_to_the_graph():
+    maps = torch.zeros(0, 1, 4, 4, requires_grad=True)
+    points = sample_points(maps, torch.rand(0, 5, 2))
+    assert points.shape == (0, 1, 5) and points.requires_grad
+
+
+def test_uncertain_points_lie_where_logits_are_near_zero():
+    logits = torch.full((1, 1, 16, 16), 9.0)
+    logits[..., 8:] = 0.1
+    coords = sample_uncertain_coords(logits, 40, oversample_ratio=8.0, importance_sample_ratio=1.0)
+    assert coords.shape == (1, 40, 2)
+    assert (coords[..., 0] > 0.45).all()
+
+
+@pytest.mark.parametrize(("ratio", "share"), [(0.0, 0.5), (0.75, 0.875)])
+def test_importance_ratio_is_the_share_of_uncertain_points(ratio, share):
+    logits = torch.full((1, 1, 16, 16), 9.0)
+    logits[..., 8:] = 0.1
+    coords = sample_uncertain_coords(logits, 4000, oversample_ratio=4.0, importance_sample_ratio=ratio)
+    assert (coords[..., 0] > 0.5).float().mean() == pytest.approx(share, abs=0.03)
+
+
+def test_sampling_needs_no_masks():
+    assert sample_uncertain_coords(torch.zeros(0, 1, 8, 8), 12, 3.0, 0.75).shape == (0, 12, 2)
