@@ -1,0 +1,188 @@
+#!/usr/bin/env python
+"""Make the quickstart dataset from the photograph of 24 coins that scikit-image ships (skimage.data.coins).
+
+The three upper rows of coins are for training, the bottom row is held out. Written as an ordinary COCO dataset:
+images, panoptic PNG and JSON, instance JSON, and label PNG (0 coin, 1 background).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+from PIL import Image
+from scipy import ndimage
+from skimage import data, filters, segmentation
+
+from mask2former_ext.data.datasets.coins import CATEGORIES, SPLITS, coins_paths
+from mask2former_ext.data.datasets.loading import datasets_root
+
+NUM_COINS = 24
+# Rows of pixels of each split. Between them lies the one gap that is wide enough: coins end at 218 and begin at 233.
+ROWS = {"train": slice(0, 225), "val": slice(225, 303)}
+IMAGE_IDS = {"train": 1, "val": 2}
+COIN, BACKGROUND = (category["id"] for category in CATEGORIES)
+
+
+def label_coins(photograph: np.ndarray) -> np.ndarray:
+    """Label the coins by the region-based recipe of scikit-image's documentation.
+
+    It is the one of the example "Comparing edge-based and region-based segmentation".
+
+    Args:
+        photograph: uint8 H×W.
+
+    Returns:
+        int32 H×W: 0 background, 1 … 24 coins.
+
+    Raises:
+        RuntimeError: the recipe does not find 24 coins.
+    """
+    markers = np.zeros(photograph.shape, dtype=np.int32)
+    markers[photograph < 30] = 1
+    markers[photograph > 150] = 2
+    regions = segmentation.watershed(filters.sobel(photograph), markers)
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(regions - 1))
+    areas = np.bincount(labels.ravel())
+    coins = [label for label in range(1, len(areas)) if areas[label] > 20]  # a speck of 2 pixels is no coin
+    if len(coins) != NUM_COINS:
+        raise RuntimeError(
+            f"Found {len(coins)} coins instead of {NUM_COINS}: another photograph? Install the pinned scikit-image."
+        )
+    table = np.zeros(len(areas), dtype=np.int32)
+    table[coins] = np.arange(1, NUM_COINS + 1)
+    return table[labels]
+
+
+def split_contents(photograph: np.ndarray, labels: np.ndarray, split: str) -> dict[str, Any]:
+    """Everything there is to write for a split: path relative to the folder of all datasets → array or JSON value."""
+    rows, image_id = ROWS[split], IMAGE_IDS[split]
+    image, part = photograph[rows], labels[rows]
+    coin_ids = [label for label in np.unique(part).tolist() if label]
+    # The background's id comes after those of all coins, so that an id means the same in both splits.
+    ids = np.where(part > 0, part, NUM_COINS + 1)
+    segments = [(label, COIN) for label in coin_ids] + [(NUM_COINS + 1, BACKGROUND)]
+    file_name = f"coins_{split}.png"
+    header = {
+        "info": {"description": f"skimage.data.coins, rows {rows.start} to {rows.stop - 1}"},
+        "images": [{"id": image_id, "file_name": file_name, "height": image.shape[0], "width": image.shape[1]}],
+    }
+    annotations = []
+    for segment_id, category_id in segments:
+        rle = coco_mask.encode(np.asfortranarray(ids == segment_id))
+        annotations.append(
+            {
+                "id": segment_id,
+                "image_id": image_id,
+                "category_id": category_id,
+                "area": int(coco_mask.area(rle)),
+                "bbox": coco_mask.toBbox(rle).tolist(),
+                "iscrowd": 0,
+                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+            }
+        )
+    segments_info = [
+        {key: annotation[key] for key in ("id", "category_id", "area", "bbox", "iscrowd")} for annotation in annotations
+    ]
+    panoptic = {"image_id": image_id, "file_name": file_name, "segments_info": segments_info}
+    instances = [annotation for annotation in annotations if annotation["category_id"] == COIN]
+    things = [category for category in CATEGORIES if category["isthing"]]
+
+    paths = coins_paths("", split)
+    return {
+        os.path.join(paths["image_root"], file_name): np.stack([image] * 3, axis=2),
+        os.path.join(paths["panoptic_root"], file_name): id_to_rgb(ids),
+        os.path.join(paths["sem_seg_root"], file_name): (part == 0).astype(np.uint8),
+        paths["panoptic_json"]: header | {"annotations": [panoptic], "categories": CATEGORIES},
+        paths["json_file"]: header | {"annotations": instances, "categories": things},
+    }
+
+
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """The colours of a COCO panoptic PNG: int H×W → uint8 H×W×3, with id = R + 256·G + 65536·B."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, np.ndarray):
+        Image.fromarray(content).save(path)
+    else:
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def holds(path: Path, content: Any) -> bool:
+    """Whether the file at `path` is there and holds `content`."""
+    try:
+        if isinstance(content, np.ndarray):
+            with Image.open(path) as image:
+                return np.array_equal(np.asarray(image), content)
+        return json.loads(path.read_text(encoding="utf-8")) == content
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def prepare(root: Path) -> bool:
+    """Write the dataset to `root`/coins, whole or not at all. An existing one is compared with what would be written.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        RuntimeError: there is a folder `root`/coins that holds something else.
+    """
+    photograph = data.coins()
+    labels = label_coins(photograph)
+    contents = {
+        path: content for split in SPLITS for path, content in split_contents(photograph, labels, split).items()
+    }
+    target = root / "coins"
+    if target.exists():
+        wrong = [path for path, content in contents.items() if not holds(root / path, content)]
+        if wrong:
+            raise RuntimeError(
+                f"{target} is there, but {', '.join(wrong)} is missing or differs. Remove the folder and run again."
+            )
+        return False
+    # Written beside the target, because a rename within one folder is atomic.
+    unfinished = root / f".coins-{os.getpid()}"
+    try:
+        for path, content in contents.items():
+            write(unfinished / path, content)
+        (unfinished / "coins").rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python datasets/prepare_coins.py --root /data",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(datasets_root()),
+        help="folder of all datasets (default: $DETECTRON2_DATASETS, else ./datasets; now %(default)s)",
+    )
+    root = parser.parse_args(arguments).root
+    try:
+        written = prepare(root)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{root / 'coins'}: {'written' if written else 'already there'}, {NUM_COINS} coins.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Dataset files → dataset dicts in Detectron2's standard format. Nothing here runs before a dataset is used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.data.datasets import load_sem_seg
+from detectron2.utils.file_io import PathManager
+
+DatasetDict = dict[str, Any]
+
+
+def datasets_root() -> str:
+    """The folder of all datasets: $DETECTRON2_DATASETS, else "datasets"; read when called."""
+    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def require_path(path: str, what: str, how_to_get: str) -> None:
+    """Raise FileNotFoundError, saying how to get the dataset, unless `path` is a file or folder."""
+    if PathManager.exists(path):
+        return
+    root = os.getenv("DETECTRON2_DATASETS")
+    setting = "DETECTRON2_DATASETS is not set" if root is None else f'DETECTRON2_DATASETS is "{root}"'
+    raise FileNotFoundError(
+        f"{path}: this does not exist (the {what}). {setting}; the working folder is {os.getcwd()}. {how_to_get}"
+    )
+
+
+def load_panoptic(
+    panoptic_json: str,
+    image_root: str,
+    panoptic_root: str,
+    *,
+    sem_seg_root: str | None,
+    thing_ids: Mapping[int, int],
+    all_ids: Mapping[int, int],
+    how_to_get: str,
+) -> list[DatasetDict]:
+    """Load COCO panoptic annotations.
+
+    Args:
+        panoptic_json, image_root, panoptic_root, sem_seg_root: see `register_panoptic_dataset`.
+        thing_ids: category ids of the file that are things (their contiguous ids).
+        all_ids: category id of the file → contiguous id.
+        how_to_get: a sentence for errors about missing files.
+
+    Returns:
+        Per image: file_name, image_id, pan_seg_file_name, segments_info (with contiguous category_id, and isthing),
+        sem_seg_file_name when there is a `sem_seg_root`, height and width when the file has them.
+
+    Raises:
+        FileNotFoundError: the annotations, or the files of the first image, are not there.
+        ValueError: the annotations are not in COCO panoptic format, or use an unknown category.
+    """
+    require_path(panoptic_json, "panoptic annotations", how_to_get)
+    with PathManager.open(panoptic_json) as file:
+        content = json.load(file)
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not annotations or "segments_info" not in annotations[0]:
+        raise ValueError(
+            f'{panoptic_json}: not COCO panoptic annotations: "annotations" must list, per image, file_name, image_id'
+            " and segments_info. Instance annotations must be converted first."
+        )
+    images = {image["id"]: image for image in content.get("images", [])}
+    dicts = []
+    for annotation in annotations:
+        image = images.get(annotation["image_id"], {})
+        # COCO's images are .jpg; "images" is what knows about others.
+        default = os.path.splitext(annotation["file_name"])[0] + ".jpg"
+        record = {
+            "file_name": os.path.join(image_root, image.get("file_name", default)),
+            "image_id": annotation["image_id"],
+            "pan_seg_file_name": os.path.join(panoptic_root, annotation["file_name"]),
+            "segments_info": [
+                _contiguous(segment, thing_ids, all_ids, f"{panoptic_json}, image_id {annotation['image_id']}")
+                for segment in annotation["segments_info"]
+            ],
+        }
+        if sem_seg_root is not None:
+            record["sem_seg_file_name"] = os.path.join(sem_seg_root, annotation["file_name"])
+        record |= {key: image[key] for key in ("height", "width") if key in image}
+        dicts.append(record)
+    for key, what in _FIRST_FILES.items():
+        if key in dicts[0]:
+            require_path(dicts[0][key], what, how_to_get)
+    return dicts
+
+
+_FIRST_FILES = {
+    "file_name": "first image",
+    "pan_seg_file_name": "first panoptic PNG",
+    "sem_seg_file_name": "first label PNG",
+}
+
+
+def _contiguous(
+    segment: DatasetDict, thing_ids: Mapping[int, int], all_ids: Mapping[int, int], where: str
+) -> DatasetDict:
+    category = segment["category_id"]
+    if category not in all_ids:
+        raise ValueError(
+            f"{where}: segment {segment['id']} has category_id {category}, which is not registered."
+            " Register the dataset with all of its categories."
+        )
+    return segment | {"category_id": all_ids[category], "isthing": category in thing_ids}
+
+
+def load_semantic(image_root: str, sem_seg_root: str, *, how_to_get: str) -> list[DatasetDict]:
+    """Load a folder of images and one of label images by Detectron2's `load_sem_seg`.
+
+    Raises:
+        FileNotFoundError: one of the folders is not there.
+    """
+    require_path(image_root, "folder of images", how_to_get)
+    require_path(sem_seg_root, "folder of label images", how_to_get)
+    return load_sem_seg(sem_seg_root, image_root)

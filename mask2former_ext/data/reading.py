@@ -1,0 +1,131 @@
+"""Reading the files of a dataset dict and checking what they hold.
+
+Every error names the cause, the file or image, and the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from PIL.Image import DecompressionBombError
+
+DatasetDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The labels a model is trained on: 0 … num_classes - 1, and in label images `ignore_label`."""
+
+    num_classes: int
+    ignore_label: int | None = None
+
+
+def describe(dataset_dict: DatasetDict) -> str:
+    """How errors name an image: its file and, where there is one, its id."""
+    name = f"image {dataset_dict['file_name']}"
+    return f"{name} (image_id {dataset_dict['image_id']})" if "image_id" in dataset_dict else name
+
+
+def read_image_file(path: str, image_format: str | None, what: str) -> np.ndarray:
+    """Read an image file by Detectron2's `read_image`.
+
+    Args:
+        path: the file.
+        image_format: what `read_image` converts to, None for the file's own channels and dtype.
+        what: the role of the file, for errors ("image", "panoptic image of …").
+
+    Returns:
+        H×W×C or H×W array.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be decoded.
+    """
+    try:
+        return read_image(path, format=image_format)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}: this file does not exist (the {what}). Compare the dataset's folders with datasets/README.md."
+        ) from error
+    except (OSError, SyntaxError, DecompressionBombError) as error:  # Pillow says SyntaxError of broken PNG chunks
+        raise ValueError(
+            f"{path}: cannot be read (the {what}): {error}. Restore the file, or take the image out of the annotations."
+        ) from error
+
+
+def require_keys(dataset_dict: DatasetDict, keys: Iterable[str]) -> None:
+    """Raise ValueError when the dataset dict lacks one of `keys`."""
+    missing = [key for key in keys if key not in dataset_dict]
+    if missing:
+        raise ValueError(
+            f"{describe(dataset_dict)}: its dataset dict lacks {', '.join(missing)}; it has {', '.join(dataset_dict)}."
+            " INPUT.DATASET_MAPPER_NAME must fit what DATASETS.TRAIN is annotated with."
+        )
+
+
+def check_labels(classes: Iterable[int], labels: LabelSpace, where: str) -> None:
+    """Raise ValueError when one of `classes` is no label of the model.
+
+    On a GPU such a label would end as a device-side assertion somewhere in the loss, without a trace of its image.
+    """
+    bad = sorted({int(label) for label in classes if not 0 <= label < labels.num_classes})
+    if not bad:
+        return
+    ignored = (
+        ""
+        if labels.ignore_label is None
+        else f", pixels to ignore must hold the dataset's ignore_label {labels.ignore_label}"
+    )
+    raise ValueError(
+        f"{where}: label {', '.join(map(str, bad))} does not fit MODEL.SEM_SEG_HEAD.NUM_CLASSES = {labels.num_classes}."
+        f" Labels must be contiguous ids 0…{labels.num_classes - 1}{ignored}. Map the dataset's ids to contiguous ones"
+        " when registering it, or set NUM_CLASSES to the number of its classes."
+    )
+
+
+def check_size(path: str, size: tuple[int, ...], image_size: tuple[int, int], dataset_dict: DatasetDict) -> None:
+    """Raise ValueError when an annotation raster of `size` (H, W) is not as large as its image."""
+    if tuple(size) != tuple(image_size):
+        raise ValueError(
+            f"{path}: {size[0]}×{size[1]} pixels (height × width), but {describe(dataset_dict)} has"
+            f" {image_size[0]}×{image_size[1]}. Both must have the same size: look for resized or rotated files."
+        )
+
+
+def check_segment_ids(
+    png_ids: np.ndarray, segments: list[dict[str, Any]], path: str, dataset_dict: DatasetDict
+) -> None:
+    """Raise ValueError unless PNG and `segments_info` list the same segments, each once; 0 is void and needs no entry.
+
+    Args:
+        png_ids: ids that occur in the panoptic PNG at `path`.
+    """
+    json_ids = [segment["id"] for segment in segments]
+    in_png, in_json = set(png_ids.tolist()), set(json_ids)
+    repeated = sorted({segment_id for segment_id in in_json if json_ids.count(segment_id) > 1})
+    findings = {
+        "are in segments_info but not in the PNG": sorted(in_json - in_png),
+        "are in the PNG but not in segments_info": sorted(in_png - in_json - {0}),
+        "are listed more than once in segments_info": repeated,
+    }
+    problems = [f"ids {_shorten(ids)} {problem}" for problem, ids in findings.items() if ids]
+    if problems:
+        raise ValueError(
+            f"{path}: {'; '.join(problems)} ({describe(dataset_dict)}). The PNG and the panoptic JSON must come from"
+            " the same version of the dataset; the id of a pixel is R + 256·G + 65536·B."
+        )
+
+
+def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
+    """Ids of a COCO panoptic PNG: uint8 H×W×3 → int32 H×W, R + 256·G + 65536·B."""
+    channels = rgb.astype(np.int32)
+    return channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
+
+
+def _shorten(ids: list[int], limit: int = 10) -> str:
+    shown = ", ".join(map(str, ids[:limit]))
+    return shown if len(ids) <= limit else f"{shown} and {len(ids) - limit} more"
