@@ -227,6 +227,6 @@ def _pyramid_conv(in_channels: int, out_channels: int, kernel_size: int, norm: s
 
 
 def _encoder_heads(cfg: CfgNode) -> int:
-    """Heads by MASK_FORMER.NHEADS, as in published configs, unless the encoder's own key is changed from its default."""
+    """Heads by MASK_FORMER.NHEADS, as in published configs, unless the encoder's own key is changed."""
     heads = cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS
     return heads if heads != 8 else cfg.MODEL.MASK_FORMER.NHEADS

@@ -1,0 +1,139 @@
+"""The trainer: Detectron2's, with this package's data, optimizer, schedules and evaluators."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
+from detectron2.engine import DefaultTrainer
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.utils import comm
+from torch import nn
+
+from ..config import is_maskformer
+from ..data import build_dataset_mapper
+from ..evaluation import build_evaluator
+from ..solver import build_optimizer
+from .checks import check_dataset_mapper, check_datasets, check_device, for_this_machine
+from .results import verify_expected_results
+
+logger = logging.getLogger(__name__)
+
+# Meta-architecture -> what wraps a model of it for test-time augmentation
+TEST_TIME_AUGMENTATION = {"GeneralizedRCNN": GeneralizedRCNNWithTTA}
+
+SCHEDULE_POSITION = {"base_lrs", "last_epoch", "_step_count", "_last_lr"}
+
+
+def test_time_augmentation(cfg: CfgNode) -> Callable[[CfgNode, nn.Module], nn.Module]:
+    """Return what wraps a model for test-time augmentation; ValueError if the meta-architecture has none."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in TEST_TIME_AUGMENTATION:
+        raise ValueError(
+            f"TEST.AUG.ENABLED is set, but there is no test-time augmentation for {name}; there is for "
+            f"{', '.join(TEST_TIME_AUGMENTATION)}. Append: TEST.AUG.ENABLED False"
+        )
+    return TEST_TIME_AUGMENTATION[name]
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates MaskFormer, and any other model that a Detectron2 config describes.
+
+    MaskFormer configs get the mapper of ``INPUT.DATASET_MAPPER_NAME`` and the optimizer rule of this package; other
+    configs get Detectron2's own. Checkpoints, logs, TensorBoard and periodic evaluation are Detectron2's.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Build everything that training needs.
+
+        Raises:
+            ValueError: the config asks for a mapper, optimizer, dataset, evaluator or device that does not exist.
+        """
+        check_device(cfg)
+        check_dataset_mapper(cfg)
+        check_datasets(cfg)
+        if cfg.TEST.AUG.ENABLED:
+            test_time_augmentation(cfg)
+        super().__init__(for_this_machine(cfg))
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """Return the iterable of training batches: endless lists of mapped dataset dicts."""
+        if not is_maskformer(cfg):
+            return super().build_train_loader(cfg)
+        return build_detection_train_loader(cfg, mapper=build_dataset_mapper(cfg, is_train=True))
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """See :func:`mask2former_ext.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Build the schedule: DeepLab's ``WarmupPolyLR``, or one of Detectron2's."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> DatasetEvaluator:
+        """See :func:`mask2former_ext.evaluation.build_evaluator`."""
+        return build_evaluator(cfg, dataset_name, output_dir)
+
+    @classmethod
+    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
+        """Evaluate with test-time augmentation (``TEST.AUG``).
+
+        Returns:
+            Results as those of ``test``, with ``_TTA`` added to the outermost keys.
+        """
+        output_dir = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, dataset, output_dir) for dataset in cfg.DATASETS.TEST]
+        results = cls.test(cfg, test_time_augmentation(cfg)(cfg, model), evaluators)
+        return OrderedDict((f"{task}_TTA", figures) for task, figures in results.items())
+
+    def train(self) -> dict[str, Any] | None:
+        """Train from ``start_iter`` to ``SOLVER.MAX_ITER``.
+
+        Returns:
+            The results of the last evaluation, on the main process and when ``DATASETS.TEST`` names any dataset.
+
+        Ends the process with status 1 when the last results are not those of ``TEST.EXPECTED_RESULTS``.
+        """
+        TrainerBase.train(self, self.start_iter, self.max_iter)
+        if not comm.is_main_process():
+            return None
+        results = getattr(self, "_last_eval_results", {})
+        verify_expected_results(self.cfg, results)
+        return results
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside the model.
+
+        Detectron2 0.6 leaves the optimizer (and the scale of mixed precision) out, so that resumed training starts with
+        empty moments; later versions keep it under the key that is used here.
+        """
+        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume from :meth:`state_dict`; a checkpoint may lack the optimizer, or the scale of mixed precision.
+
+        From the schedule's state only the position is taken. The state of DeepLab's ``WarmupPolyLR`` has its settings
+        too, among them the number of iterations, with which a run that goes on for longer would fail at its end.
+        """
+        hooks = dict(state_dict.get("hooks", {}))
+        if "LRScheduler" in hooks:
+            hooks["LRScheduler"] = {
+                key: hooks["LRScheduler"][key] for key in SCHEDULE_POSITION & hooks["LRScheduler"].keys()
+            }
+        TrainerBase.load_state_dict(self, state_dict | {"hooks": hooks})
+        if "_trainer" not in state_dict:
+            logger.warning("The checkpoint has no state of the optimizer: resuming with the moments of a fresh one.")
+        self._trainer.load_state_dict(self._trainer.state_dict() | state_dict.get("_trainer", {}))

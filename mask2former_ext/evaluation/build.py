@@ -1,0 +1,182 @@
+"""Which evaluators a dataset gets: a table from the ``evaluator_type`` of its metadata."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
+
+from ..config import is_maskformer
+from .instance import ThingInstanceEvaluator
+from .panoptic import PanopticEvaluator
+
+logger = logging.getLogger(__name__)
+
+Factory = Callable[[CfgNode, str, str], DatasetEvaluator]
+
+
+def _semantic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    return SemSegEvaluator(name, output_dir=output_dir)
+
+
+def _panoptic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    return PanopticEvaluator(name, output_dir=output_dir)
+
+
+def _instance(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+    numbered_from_zero = ids is None or sorted(ids.values()) == list(range(len(ids)))
+    evaluator = COCOEvaluator if numbered_from_zero else ThingInstanceEvaluator
+    return evaluator(name, tasks=_coco_tasks(cfg), output_dir=output_dir)
+
+
+def _coco_tasks(cfg: CfgNode) -> tuple[str, ...] | None:
+    """Name the tasks where the config tells them; otherwise (None) Detectron2 looks at the predictions.
+
+    Looking at predictions drops segm from the results when there are none, and expectations on it with it.
+    """
+    if is_maskformer(cfg):
+        return ("bbox", "segm")
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        optional = {"segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+        return ("bbox", *(task for task, enabled in optional.items() if enabled))
+    return None
+
+
+def _lvis(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    return LVISEvaluator(name, output_dir=output_dir)
+
+
+def _pascal_voc(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    return PascalVOCDetectionEvaluator(name)
+
+
+def _cityscapes_semantic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    return CityscapesSemSegEvaluator(name)
+
+
+def _cityscapes_instance(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    return CityscapesInstanceEvaluator(name)
+
+
+class Row(NamedTuple):
+    """One evaluator of an evaluator type.
+
+    Attributes:
+        output: what of the model's output it evaluates: "semantic", "instance" or "panoptic".
+        factory: what makes it from (config, dataset name, output folder).
+        always: use it whatever the model returns; otherwise only for a model with that output.
+    """
+
+    output: str
+    factory: Factory
+    always: bool = False
+
+
+_COCO_LIKE = (Row("panoptic", _panoptic), Row("instance", _instance), Row("semantic", _semantic))
+
+EVALUATORS: dict[str, tuple[Row, ...]] = {
+    "sem_seg": (Row("semantic", _semantic, always=True),),
+    "coco": (Row("instance", _instance, always=True),),
+    "lvis": (Row("instance", _lvis, always=True),),
+    "pascal_voc": (Row("instance", _pascal_voc, always=True),),
+    "coco_panoptic_seg": _COCO_LIKE,
+    "ade20k_panoptic_seg": (
+        Row("semantic", _semantic, always=True),
+        Row("panoptic", _panoptic),
+        Row("instance", _instance),
+    ),
+    "mapillary_vistas_panoptic_seg": _COCO_LIKE,
+    "cityscapes_sem_seg": (Row("semantic", _cityscapes_semantic, always=True),),
+    "cityscapes_instance": (Row("instance", _cityscapes_instance, always=True),),
+    "cityscapes_panoptic_seg": (
+        Row("panoptic", _panoptic),
+        Row("instance", _cityscapes_instance),
+        Row("semantic", _cityscapes_semantic),
+    ),
+}
+
+# Detectron2's meta-architectures that lack some of the outputs; the others (PanopticFPN, say) count as having all.
+OUTPUTS = {
+    "GeneralizedRCNN": {"instance"},
+    "ProposalNetwork": {"instance"},
+    "RetinaNet": {"instance"},
+    "FCOS": {"instance"},
+    "SemanticSegmentor": {"semantic"},
+}
+
+
+def model_outputs(cfg: CfgNode) -> set[str]:
+    """Tell which of "semantic", "instance" and "panoptic" the config's model returns when it evaluates."""
+    if is_maskformer(cfg):
+        test = cfg.MODEL.MASK_FORMER.TEST
+        enabled = {"semantic": test.SEMANTIC_ON, "instance": test.INSTANCE_ON, "panoptic": test.PANOPTIC_ON}
+        return {output for output, on in enabled.items() if on}
+    return OUTPUTS.get(cfg.MODEL.META_ARCHITECTURE, {"semantic", "instance", "panoptic"})
+
+
+def evaluator_factories(cfg: CfgNode, dataset_name: str) -> list[Factory]:
+    """Choose what makes the dataset's evaluators, without reading its files.
+
+    Raises:
+        ValueError: the evaluator type is none of :data:`EVALUATORS`, or the model has no output to evaluate.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type not in EVALUATORS:
+        raise ValueError(
+            f"dataset '{dataset_name}' has evaluator_type {evaluator_type!r} in its metadata; known are "
+            f"{', '.join(EVALUATORS)}. Set it with MetadataCatalog.get('{dataset_name}').set(evaluator_type=...)."
+        )
+    outputs = model_outputs(cfg)
+    rows = EVALUATORS[evaluator_type]
+    chosen = [row for row in rows if row.always or row.output in outputs]
+    missing = [row.output for row in chosen if row.output not in outputs]
+    if not chosen or missing:
+        wanted = ", ".join(missing or [row.output for row in rows])
+        problem = (
+            f"dataset '{dataset_name}' ({evaluator_type}) evaluates {wanted} segmentation, but "
+            f"{cfg.MODEL.META_ARCHITECTURE} as configured returns only: {', '.join(sorted(outputs)) or 'nothing'}. "
+            "For MaskFormer see MODEL.MASK_FORMER.TEST.{PANOPTIC,INSTANCE,SEMANTIC}_ON."
+        )
+        if not chosen:
+            raise ValueError(problem)
+        logger.warning(problem)
+    return [row.factory for row in chosen]
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> DatasetEvaluator:
+    """Build the evaluator of a dataset by the ``evaluator_type`` of its metadata.
+
+    Args:
+        cfg: config of the model that will be evaluated.
+        dataset_name: a registered dataset.
+        output_dir: where results are written; default is ``OUTPUT_DIR/inference``, with a folder for each dataset in it
+            when ``DATASETS.TEST`` has several.
+
+    Returns:
+        One evaluator, or a :class:`DatasetEvaluators` of several.
+
+    Raises:
+        ValueError: see :func:`evaluator_factories`.
+    """
+    factories = evaluator_factories(cfg, dataset_name)
+    if output_dir is None:
+        output_dir = os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:
+            output_dir = os.path.join(output_dir, dataset_name)
+    evaluators = [factory(cfg, dataset_name, output_dir) for factory in factories]
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

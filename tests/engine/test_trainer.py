@@ -1,0 +1,123 @@
+"""What the trainer builds, what it refuses, and what a checkpoint of it holds."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from torch import nn
+
+from mask2former_ext.config import get_cfg_defaults
+from mask2former_ext.data import MaskFormerDatasetMapper
+from mask2former_ext.engine import Trainer, trainer
+
+NAME = "dataset_that_is_trained_on"
+
+
+class TinyModel(nn.Module):
+    """Learns one number; its loss is that number."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(1, 1, bias=False)
+
+    def forward(self, batch):
+        return {"loss": self.head.weight.sum()}
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    DatasetCatalog.register(NAME, lambda: [{"file_name": "1.jpg", "sem_seg_file_name": "1.png", "image_id": 1}])
+    MetadataCatalog.get(NAME).set(stuff_classes=["a"], ignore_label=255, evaluator_type="sem_seg")
+    cfg = get_cfg_defaults()
+    cfg.MODEL.META_ARCHITECTURE = "MaskFormer"
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.DATASETS.TRAIN = (NAME,)
+    cfg.DATASETS.TEST = ()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.update(IMS_PER_BATCH=1, MAX_ITER=3, WARMUP_ITERS=0, STEPS=())
+    yield cfg
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+class TinyTrainer(Trainer):
+    @classmethod
+    def build_model(cls, cfg):
+        return TinyModel()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return [[{}]] * 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["INPUT.DATASET_MAPPER_NAME", "coco_lsj"], "DATASET_MAPPER_NAME is 'coco_lsj'"),
+        (["SOLVER.OPTIMIZER", "ADAM"], r"SOLVER\.OPTIMIZER is 'ADAM'"),
+        (["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"], "CLIP_TYPE is 'all'"),
+        (["DATASETS.TEST", ("no_such_dataset",)], "no_such_dataset"),
+        (["TEST.AUG.ENABLED", True], "no test-time augmentation for MaskFormer"),
+    ],
+)
+def test_refusals(cfg, overrides, message):
+    cfg.merge_from_list(overrides)
+    with pytest.raises(ValueError, match=message):
+        TinyTrainer(cfg)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"), [("MaskFormer", MaskFormerDatasetMapper), ("GeneralizedRCNN", DatasetMapper)]
+)
+def test_mapper_by_architecture(cfg, architecture, expected, monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        "detectron2.data.build.MapDataset", lambda dataset, mapper: built.append(type(mapper)) or dataset
+    )
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    Trainer.build_train_loader(cfg)
+    assert built == [expected]
+
+
+@pytest.mark.parametrize("schedule", ["WarmupMultiStepLR", "WarmupPolyLR", "WarmupCosineLR"])
+def test_checkpoint_resumes_optimizer_and_schedule(cfg, schedule):
+    cfg.SOLVER.LR_SCHEDULER_NAME = schedule
+    first = TinyTrainer(cfg)
+    first.train()
+    cfg.SOLVER.MAX_ITER = 5
+    second = TinyTrainer(cfg)
+    second.resume_or_load(resume=True)
+    assert second.start_iter == 3
+    torch.testing.assert_close(second.optimizer.state_dict(), first.optimizer.state_dict())
+    assert second.scheduler.last_epoch == first.scheduler.last_epoch == 3
+    second.train()
+    assert [int(state["step"]) for state in second.optimizer.state.values()] == [5]
+
+
+def test_checkpoint_without_optimizer_resumes_with_a_warning(cfg, caplog):
+    """Detectron2 0.6 itself writes such checkpoints."""
+    state = TinyTrainer(cfg).state_dict()
+    del state["_trainer"]
+    with caplog.at_level(logging.WARNING, logger=trainer.__name__):
+        TinyTrainer(cfg).load_state_dict(state | {"iteration": 2})
+    assert "no state of the optimizer" in caplog.text
+
+
+def test_training_returns_the_last_results_and_checks_them(cfg, monkeypatch):
+    cfg.DATASETS.TEST = (NAME,)
+    monkeypatch.setattr(TinyTrainer, "test", classmethod(lambda cls, cfg, model: {"sem_seg": {"mIoU": 40.0}}))
+    assert TinyTrainer(cfg).train() == {"sem_seg": {"mIoU": 40.0}}
+    cfg.TEST.EXPECTED_RESULTS = [["sem_seg", "mIoU", 50.0, 1.0]]
+    with pytest.raises(SystemExit):
+        TinyTrainer(cfg).train()
+
+
+def test_loss_that_is_not_finite_stops_training(cfg):
+    tiny = TinyTrainer(cfg)
+    nn.init.constant_(tiny.model.head.weight, float("nan"))
+    with pytest.raises(FloatingPointError, match="iteration=0"):
+        tiny.train()

@@ -1,0 +1,104 @@
+#!/usr/bin/env python
+"""Train or evaluate a model that a YAML config describes: Mask2Former, Mask R-CNN, or another of Detectron2's."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, hooks, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+import mask2former_ext  # noqa: F401  (registers models and datasets)
+from mask2former_ext.config import load_config
+from mask2former_ext.engine import (
+    Trainer,
+    batch_size_advice,
+    check_datasets,
+    check_device,
+    for_this_machine,
+    summary_line,
+    verify_expected_results,
+)
+
+EPILOG = """
+Examples:
+
+Train on one machine with 8 GPUs:
+    $ tools/train_net.py --num-gpus 8 --config-file configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml
+
+Go on after an interruption:
+    $ tools/train_net.py --num-gpus 8 --config-file CONFIG --resume
+
+Evaluate a checkpoint:
+    $ tools/train_net.py --eval-only --config-file CONFIG MODEL.WEIGHTS model_final.pth
+
+Without a GPU, with other settings:
+    $ tools/train_net.py --config-file CONFIG MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 2 OUTPUT_DIR output/try
+
+On two machines:
+    (machine 0)$ tools/train_net.py --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://MACHINE0:PORT ...
+    (machine 1)$ tools/train_net.py --num-gpus 8 --num-machines 2 --machine-rank 1 --dist-url tcp://MACHINE0:PORT ...
+"""
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read the config, start the loggers, write the config to its output folder."""
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        check_device(cfg)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"train_net.py: {error}")
+    cfg.freeze()
+    default_setup(cfg, args)
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former_ext")
+    advice = None if args.eval_only else batch_size_advice(cfg, load_config(args.config_file))
+    if advice:
+        logger.warning(advice)
+    return for_this_machine(cfg)
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:
+    check_datasets(cfg)
+    model = Trainer.build_model(cfg)
+    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results |= Trainer.test_with_tta(cfg, model)
+    return results
+
+
+def train(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if cfg.TEST.AUG.ENABLED:
+        trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_tta(cfg, trainer.model))])
+    return trainer.train()
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg = setup(args)
+    results = evaluate(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
+    if comm.is_main_process():
+        logging.getLogger("mask2former_ext").info("Results of %s: %s", cfg.OUTPUT_DIR, summary_line(cfg, results))
+        verify_expected_results(cfg, results)
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser(EPILOG)
+    arguments = parser.parse_args()
+    if not arguments.config_file:
+        parser.error("--config-file is missing: it names one of the YAML files in configs/")
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )
