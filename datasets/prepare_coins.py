@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Make the quickstart dataset from the photograph of 24 coins that scikit-image ships (skimage.data.coins).
 
-The three upper rows of coins are for training, the bottom row is held out. Written as an ordinary COCO dataset:
-images, panoptic PNG and JSON, instance JSON, and label PNG (0 coin, 1 background).
+A block of six coins, the right third of the three upper rows, is held out; the rest, in two images, is for training.
+Written as an ordinary COCO dataset: images, panoptic PNG and JSON, instance JSON, and label PNG (0 coin, 1 background).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -25,10 +25,27 @@ from mask2former_ext.data.datasets.coins import CATEGORIES, SPLITS, coins_paths
 from mask2former_ext.data.datasets.loading import datasets_root
 
 NUM_COINS = 24
-# Rows of pixels of each split. Between them lies the one gap that is wide enough: coins end at 218 and begin at 233.
-ROWS = {"train": slice(0, 225), "val": slice(225, 303)}
-IMAGE_IDS = {"train": 1, "val": 2}
+
+
+class Part(NamedTuple):
+    """A rectangle of the photograph that becomes an image of the dataset; its borders cut no coin."""
+
+    name: str
+    image_id: int
+    rows: slice
+    columns: slice
+
+
+# In the upper rows the coins left of the border end at column 239, those right of it begin at 245.
+PARTS = {
+    "train": (
+        Part("upper_left", 1, slice(0, 225), slice(0, 242)),
+        Part("bottom_row", 2, slice(225, 303), slice(0, 384)),
+    ),
+    "val": (Part("upper_right", 3, slice(0, 225), slice(242, 384)),),
+}
 COIN, BACKGROUND = (category["id"] for category in CATEGORIES)
+SEGMENT_KEYS = ("id", "category_id", "area", "bbox", "iscrowd")  # of an annotation, in a panoptic JSON
 
 
 def label_coins(photograph: np.ndarray) -> np.ndarray:
@@ -63,46 +80,55 @@ def label_coins(photograph: np.ndarray) -> np.ndarray:
 
 def split_contents(photograph: np.ndarray, labels: np.ndarray, split: str) -> dict[str, Any]:
     """Everything there is to write for a split: path relative to the folder of all datasets → array or JSON value."""
-    rows, image_id = ROWS[split], IMAGE_IDS[split]
-    image, part = photograph[rows], labels[rows]
-    coin_ids = [label for label in np.unique(part).tolist() if label]
-    # The background's id comes after those of all coins, so that an id means the same in both splits.
-    ids = np.where(part > 0, part, NUM_COINS + 1)
-    segments = [(label, COIN) for label in coin_ids] + [(NUM_COINS + 1, BACKGROUND)]
-    file_name = f"coins_{split}.png"
-    header = {
-        "info": {"description": f"skimage.data.coins, rows {rows.start} to {rows.stop - 1}"},
-        "images": [{"id": image_id, "file_name": file_name, "height": image.shape[0], "width": image.shape[1]}],
+    paths = coins_paths("", split)
+    contents: dict[str, Any] = {}
+    images, panoptic, instances = [], [], []
+    for part in PARTS[split]:
+        file_name = f"{part.name}.png"
+        part_labels = labels[part.rows, part.columns]
+        # The background's id comes after those of all coins, so that an id means the same in all images.
+        ids = np.where(part_labels > 0, part_labels, NUM_COINS + 1)
+        annotations = describe_segments(ids, part.image_id)
+        height, width = ids.shape
+        images.append({"id": part.image_id, "file_name": file_name, "height": height, "width": width})
+        panoptic.append(
+            {
+                "image_id": part.image_id,
+                "file_name": file_name,
+                "segments_info": [{key: segment[key] for key in SEGMENT_KEYS} for segment in annotations],
+            }
+        )
+        instances += [annotation for annotation in annotations if annotation["category_id"] == COIN]
+        contents |= {
+            os.path.join(paths["image_root"], file_name): np.stack([photograph[part.rows, part.columns]] * 3, axis=2),
+            os.path.join(paths["panoptic_root"], file_name): id_to_rgb(ids),
+            os.path.join(paths["sem_seg_root"], file_name): (part_labels == 0).astype(np.uint8),
+        }
+    header = {"info": {"description": "rectangles of skimage.data.coins"}, "images": images}
+    things = [category for category in CATEGORIES if category["isthing"]]
+    return contents | {
+        paths["panoptic_json"]: header | {"annotations": panoptic, "categories": CATEGORIES},
+        paths["json_file"]: header | {"annotations": instances, "categories": things},
     }
+
+
+def describe_segments(ids: np.ndarray, image_id: int) -> list[dict[str, Any]]:
+    """COCO annotations of all segments of an H×W map of ids."""
     annotations = []
-    for segment_id, category_id in segments:
+    for segment_id in np.unique(ids).tolist():
         rle = coco_mask.encode(np.asfortranarray(ids == segment_id))
         annotations.append(
             {
                 "id": segment_id,
                 "image_id": image_id,
-                "category_id": category_id,
+                "category_id": COIN if segment_id <= NUM_COINS else BACKGROUND,
                 "area": int(coco_mask.area(rle)),
                 "bbox": coco_mask.toBbox(rle).tolist(),
                 "iscrowd": 0,
                 "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
             }
         )
-    segments_info = [
-        {key: annotation[key] for key in ("id", "category_id", "area", "bbox", "iscrowd")} for annotation in annotations
-    ]
-    panoptic = {"image_id": image_id, "file_name": file_name, "segments_info": segments_info}
-    instances = [annotation for annotation in annotations if annotation["category_id"] == COIN]
-    things = [category for category in CATEGORIES if category["isthing"]]
-
-    paths = coins_paths("", split)
-    return {
-        os.path.join(paths["image_root"], file_name): np.stack([image] * 3, axis=2),
-        os.path.join(paths["panoptic_root"], file_name): id_to_rgb(ids),
-        os.path.join(paths["sem_seg_root"], file_name): (part == 0).astype(np.uint8),
-        paths["panoptic_json"]: header | {"annotations": [panoptic], "categories": CATEGORIES},
-        paths["json_file"]: header | {"annotations": instances, "categories": things},
-    }
+    return annotations
 
 
 def id_to_rgb(ids: np.ndarray) -> np.ndarray:

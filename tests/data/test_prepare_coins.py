@@ -15,7 +15,7 @@ from mask2former_ext.data import build_dataset_mapper, datasets
 from mask2former_ext.data.datasets.loading import datasets_root
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_coins.py"
-COINS = {"train": 18, "val": 6}
+COINS = {"train": (12, 6), "val": (6,)}  # per image
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,12 @@ def pixels(path):
 def test_exactly_24_coins_and_none_is_cut(prepare_coins):
     labels = prepare_coins.label_coins(data.coins())
     assert sorted(np.unique(labels)) == list(range(25))
-    train, val = (set(np.unique(labels[rows])) - {0} for rows in prepare_coins.ROWS.values())
-    assert not train & val and len(train) == 18 and len(val) == 6
+    seen = []
+    for split, parts in prepare_coins.PARTS.items():
+        inside = [set(np.unique(labels[part.rows, part.columns])) - {0} for part in parts]
+        assert tuple(map(len, inside)) == COINS[split]
+        seen += [coin for coins in inside for coin in coins]
+    assert sorted(seen) == list(range(1, 25))  # each coin lies in one part alone
 
 
 def test_another_photograph_is_refused(prepare_coins):
@@ -53,8 +57,11 @@ def test_another_photograph_is_refused(prepare_coins):
 
 
 def test_the_parts_are_the_photograph(root):
-    parts = [pixels(root / "coins" / split / f"coins_{split}.png") for split in COINS]
-    photograph = np.concatenate(parts)
+    left, bottom, right = (
+        pixels(root / "coins" / path)
+        for path in ("train/upper_left.png", "train/bottom_row.png", "val/upper_right.png")
+    )
+    photograph = np.concatenate([np.concatenate([left, right], axis=1), bottom])
     np.testing.assert_array_equal(photograph, np.stack([data.coins()] * 3, axis=2))
 
 
@@ -63,41 +70,44 @@ def test_panoptic_instance_and_semantic_annotations_agree(split, root):
     annotations = root / "coins" / "annotations"
     panoptic = json.loads((annotations / f"panoptic_{split}.json").read_text())
     instances = json.loads((annotations / f"instances_{split}.json").read_text())
-    (entry,) = panoptic["annotations"]
-    ids = pixels(root / "coins" / f"panoptic_{split}" / entry["file_name"]).astype(int) @ [1, 256, 65536]
-    labels = pixels(root / "coins" / f"panoptic_semseg_{split}" / entry["file_name"])
+    assert len(panoptic["annotations"]) == len(COINS[split])
+    for entry, count in zip(panoptic["annotations"], COINS[split], strict=True):
+        ids = pixels(root / "coins" / f"panoptic_{split}" / entry["file_name"]).astype(int) @ [1, 256, 65536]
+        labels = pixels(root / "coins" / f"panoptic_semseg_{split}" / entry["file_name"])
+        segments = {segment["id"]: segment for segment in entry["segments_info"]}
+        assert set(np.unique(ids)) == set(segments)
+        coins = {segment_id for segment_id, segment in segments.items() if segment["category_id"] == 1}
+        assert len(coins) == count and len(segments) == count + 1
+        np.testing.assert_array_equal(labels, np.where(np.isin(ids, list(coins)), 0, 1))
 
-    segments = {segment["id"]: segment for segment in entry["segments_info"]}
-    assert set(np.unique(ids)) == set(segments)
-    coins = {segment_id for segment_id, segment in segments.items() if segment["category_id"] == 1}
-    assert len(coins) == COINS[split] and len(segments) == len(coins) + 1
-    np.testing.assert_array_equal(labels, np.where(np.isin(ids, list(coins)), 0, 1))
-
-    assert {annotation["id"] for annotation in instances["annotations"]} == coins
-    for annotation in instances["annotations"]:
-        mask = ids == annotation["id"]
-        np.testing.assert_array_equal(coco_mask.decode(annotation["segmentation"]), mask)
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        assert annotation["area"] == segments[annotation["id"]]["area"] == mask.sum() > 1000
-        assert annotation["bbox"] == [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
+        found = [a for a in instances["annotations"] if a["image_id"] == entry["image_id"]]
+        assert {annotation["id"] for annotation in found} == coins
+        for annotation in found:
+            mask = ids == annotation["id"]
+            np.testing.assert_array_equal(coco_mask.decode(annotation["segmentation"]), mask)
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            assert annotation["area"] == segments[annotation["id"]]["area"] == mask.sum() > 1000
+            assert annotation["bbox"] == [columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1]
 
 
 @pytest.mark.parametrize("split", COINS)
 def test_it_loads_for_every_task(split, root, mapper_cfg):
-    (record,) = DatasetCatalog.get(f"coins_{split}")
-    assert {"file_name", "image_id", "height", "width", "pan_seg_file_name", "sem_seg_file_name"} < record.keys()
-    assert [annotation["category_id"] for annotation in record["annotations"]] == [0] * COINS[split]
+    records = DatasetCatalog.get(f"coins_{split}")
     options = ("DATASETS.TRAIN", (f"coins_{split}",), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 2, "INPUT.IMAGE_SIZE", 128)
-    counts = {
-        "coco_panoptic_lsj": COINS[split] + 1,
-        "coco_instance_lsj": COINS[split],
-        "mask_former_panoptic": COINS[split] + 1,
-        "mask_former_instance": COINS[split],
-        "mask_former_semantic": 2,
-    }
-    for name, count in counts.items():
-        mapper = build_dataset_mapper(mapper_cfg(name, *options, "INPUT.MIN_SIZE_TRAIN", (100,)))
-        assert len(mapper(record)["instances"]) == count, name
+    for record, coins in zip(records, COINS[split], strict=True):
+        assert {"file_name", "image_id", "height", "width", "pan_seg_file_name", "sem_seg_file_name"} < record.keys()
+        assert [annotation["category_id"] for annotation in record["annotations"]] == [0] * coins
+        counts = {
+            "coco_panoptic_lsj": coins + 1,
+            "coco_instance_lsj": coins,
+            "mask_former_panoptic": coins + 1,
+            "mask_former_instance": coins,
+            "mask_former_semantic": 2,
+        }
+        for name, count in counts.items():
+            no_crop = ("INPUT.MIN_SIZE_TRAIN", (100,), "INPUT.MIN_SCALE", 1.0, "INPUT.MAX_SCALE", 1.0)
+            mapper = build_dataset_mapper(mapper_cfg(name, *options, *no_crop))
+            assert len(mapper(record)["instances"]) == count, name
 
 
 def test_it_feeds_a_detectron2_loader(root, mapper_cfg):
@@ -118,7 +128,7 @@ def test_running_again_verifies(prepare_coins, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "file", ["val/coins_val.png", "annotations/panoptic_train.json", "panoptic_semseg_train/coins_train.png"]
+    "file", ["val/upper_right.png", "annotations/panoptic_train.json", "panoptic_semseg_train/bottom_row.png"]
 )
 @pytest.mark.parametrize("content", [None, b"", b"{}"])
 def test_damage_is_found_and_left_as_it_is(file, content, prepare_coins, tmp_path, capsys):
