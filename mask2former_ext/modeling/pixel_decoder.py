@@ -61,7 +61,7 @@ class MSDeformAttnEncoder(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, spatial_shapes: Tensor, level_starts: Tensor) -> Tensor:
         """B×S×C to B×S×C."""
-        reference_points = pixel_centers(spatial_shapes.tolist(), x.device).expand(len(x), -1, -1, -1)
+        reference_points = pixel_centers(spatial_shapes.tolist(), x.device).expand(x.shape[0], -1, -1, -1)
         for layer in self.layers:
             x = layer(x, position, reference_points, spatial_shapes, level_starts)
         return x
@@ -94,8 +94,9 @@ class MSDeformAttnTransformer(nn.Module):
         position = torch.cat(
             [p.flatten(2).transpose(1, 2) + embed for p, embed in zip(positions, self.level_embed, strict=True)], dim=1
         )
-        spatial_shapes = torch.tensor(shapes, dtype=torch.int64, device=x.device)
-        level_starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], dtype=torch.int64, device=x.device)
+        # on the CPU, where reading them makes no GPU wait
+        spatial_shapes = torch.tensor(shapes, dtype=torch.int64)
+        level_starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], dtype=torch.int64)
         x = self.encoder(x, position, spatial_shapes, level_starts)
         levels = x.transpose(1, 2).split(sizes, dim=2)
         return [level.unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]

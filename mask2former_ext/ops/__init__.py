@@ -1,5 +1,6 @@
 """Operators: multi-scale deformable attention."""
 
-from .ms_deform_attn import MSDeformAttn, ms_deform_attn
+from .functional import ms_deform_attn
+from .module import MSDeformAttn
 
 __all__ = ["MSDeformAttn", "ms_deform_attn"]

@@ -1,7 +1,6 @@
-"""Multi-scale deformable attention (Deformable DETR, section 4.1): the functional and the module.
+"""Multi-scale deformable attention as a module (Deformable DETR, section 4.1).
 
-Shapes: B batch, S pixels of all levels together, M heads, D channels a head, Q queries, L levels, P points a level,
-C = M·D channels.
+Shapes: B batch, S pixels of all levels together, M heads, Q queries, L levels, P points a level, C channels.
 """
 
 from __future__ import annotations
@@ -11,67 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .reference import ms_deform_attn_reference
-
-
-def ms_deform_attn(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    """Sum bilinear samples of multi-scale values, weighted, per query and head.
-
-    Args:
-        value: B×S×M×D floating point; the levels' pixels one after another, each level row by row.
-        spatial_shapes: L×2 int64, (height, width) of each level.
-        level_start_index: L int64, where each level starts in S.
-        sampling_locations: B×Q×M×L×P×2, (x, y) in [0, 1] of the level's width and height; samples outside are zero.
-        attention_weights: B×Q×M×L×P.
-
-    Returns:
-        B×Q×(M·D), of the dtype of ``value``. Half precisions are accumulated in float32.
-
-    Raises:
-        ValueError: the shapes disagree, or the level starts are not those of levels laid end to end.
-    """
-    level_shapes = [(int(h), int(w)) for h, w in spatial_shapes.tolist()]
-    _check_shapes(value, level_shapes, level_start_index.tolist(), sampling_locations, attention_weights)
-    return ms_deform_attn_reference(value, level_shapes, sampling_locations, attention_weights)
-
-
-def _check_shapes(
-    value: Tensor,
-    level_shapes: list[tuple[int, int]],
-    level_starts: list[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> None:
-    if value.dim() != 4 or sampling_locations.dim() != 6:
-        raise ValueError(
-            "ms_deform_attn takes value B×S×M×D and sampling_locations B×Q×M×L×P×2, got shapes "
-            f"{tuple(value.shape)} and {tuple(sampling_locations.shape)}."
-        )
-    sizes = [h * w for h, w in level_shapes]
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    if level_starts != starts or value.shape[1] != sum(sizes):
-        raise ValueError(
-            f"ms_deform_attn: levels of shapes {level_shapes} start at {starts} and hold {sum(sizes)} pixels, but "
-            f"level_start_index is {level_starts} and value has {value.shape[1]} pixels."
-        )
-    batch, queries, _, _, points = sampling_locations.shape[:5]
-    expected = (batch, queries, value.shape[2], len(level_shapes), points)
-    if (
-        value.shape[0] != batch
-        or tuple(sampling_locations.shape) != (*expected, 2)
-        or tuple(attention_weights.shape) != expected
-    ):
-        raise ValueError(
-            f"ms_deform_attn: value {tuple(value.shape)} with {len(level_shapes)} levels does not fit "
-            f"sampling_locations "
-            f"{tuple(sampling_locations.shape)} and attention_weights {tuple(attention_weights.shape)}."
-        )
+from .functional import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):
@@ -151,7 +90,7 @@ class MSDeformAttn(nn.Module):
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         reference = reference_points[:, :, None, :, None, :]
         if reference_points.shape[-1] == 2:
-            width_height = spatial_shapes.flip(-1)[None, None, None, :, None, :]
+            width_height = spatial_shapes.flip(-1).to(offsets)[None, None, None, :, None, :]
             return reference + offsets / width_height
         if reference_points.shape[-1] == 4:
             return reference[..., :2] + offsets / self.n_points * reference[..., 2:] * 0.5

@@ -1,0 +1,107 @@
+"""What holds of the compiled operators alone: registrations, threads, memory, autocast, odd inputs."""
+
+import math
+
+import pytest
+import torch
+
+from mask2former_ext.ops.registration import LIBRARY
+
+op = torch.ops.mask2former_ext.ms_deform_attn
+backward = torch.ops.mask2former_ext.ms_deform_attn_backward
+
+
+def test_the_operators_are_compiled():
+    assert LIBRARY is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_opcheck(make_inputs, dtype):
+    value, shapes, starts, locations, weights = make_inputs(dtype, width=8)
+    leaves = [x.requires_grad_() for x in (value, locations, weights)]
+    torch.library.opcheck(op, (leaves[0], shapes, starts, *leaves[1:]))
+    grad = torch.randn(2, 3, 16, dtype=dtype)
+    torch.library.opcheck(backward, (grad, *(x.detach() for x in (value, shapes, starts, locations, weights))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_are_the_same_bits_at_any_number_of_threads(make_inputs, dtype):
+    inputs = make_inputs(dtype, levels=((9, 11), (4, 5)), queries=200, heads=3, width=32, points=3)
+    grad = torch.randn(2, 200, 96).to(dtype)
+    results = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        results.append((op(*inputs), *backward(grad, *inputs)))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_half_precision_sums_in_float32(make_inputs, low):
+    """Values in half precision, locations in float32: the error is that of rounding inputs and output, once each."""
+    value, shapes, starts, locations, weights = make_inputs(torch.float32, width=32, points=8)
+    exact = op(value.to(low).float(), shapes, starts, locations, weights)
+    assert torch.equal(op(value.to(low), shapes, starts, locations, weights), exact.to(low))
+    grad = torch.randn(2, 3, 64).to(low)
+    gradients = backward(grad, value.to(low), shapes, starts, locations, weights)
+    expected = backward(grad.float(), value.to(low).float(), shapes, starts, locations, weights)
+    assert [g.dtype for g in gradients] == [low, torch.float32, torch.float32]
+    torch.testing.assert_close(gradients[0], expected[0].to(low), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(gradients[1:], expected[1:], rtol=1e-5, atol=1e-5)
+
+
+def test_autocast_rule(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = op(value, shapes, starts, locations, weights)
+        double = op(value.double(), shapes, starts, locations.double(), weights.double())
+    assert output.dtype == torch.bfloat16 and double.dtype == torch.float64
+    assert torch.equal(output, op(value.bfloat16(), shapes, starts, locations, weights))
+
+
+def test_gradients_keep_the_dtypes_of_their_inputs(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs(torch.float32)
+    leaves = [value.bfloat16().requires_grad_(), locations.requires_grad_(), weights.half().requires_grad_()]
+    op(leaves[0], shapes, starts, *leaves[1:]).sum().backward()
+    assert [x.grad.dtype for x in leaves] == [torch.bfloat16, torch.float32, torch.float16]
+
+
+@pytest.mark.parametrize("outside", [math.nan, math.inf, -math.inf, 1e38, -1e38])
+def test_locations_that_are_far_away_or_no_numbers_are_outside(make_inputs, outside):
+    value, shapes, starts, locations, weights = make_inputs(torch.float32, width=32)
+    locations[0] = outside
+    assert not op(value, shapes, starts, locations, weights)[0].any()
+    grads = backward(torch.ones(2, 3, 64), value, shapes, starts, locations, weights)
+    assert not any(grad[0].any() for grad in grads)
+
+
+def test_infinite_values_beyond_the_border_do_not_reach_the_sum(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs(levels=((2, 2),), points=1)
+    value[:, 0] = math.inf  # the top left pixel, which samples right of the border must not touch
+    locations[..., 0], locations[..., 1] = 1.0, 0.75
+    assert op(value, shapes, starts, locations, weights).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("position", "change", "message"),
+    [
+        (0, lambda x: x.long(), "value must be float32"),
+        (3, lambda x: x.long(), "sampling_locations must be float32"),
+        (1, lambda x: x.float(), "must be int64"),
+        (1, lambda x: x[:, :1], "L x 2"),
+        (1, lambda x: x[:0], "at least one level"),
+        (1, lambda x: torch.full_like(x, 2**62), "holds 48 pixels"),
+        (2, lambda x: x[:2], "one entry for each"),
+        (0, lambda x: x[..., :0], "at least one head and channel"),
+    ],
+)
+def test_refusals_that_name_the_input(make_inputs, position, change, message):
+    inputs = list(make_inputs())
+    inputs[position] = change(inputs[position])
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        op(*inputs)
+
+
+def test_backward_refuses_a_gradient_of_another_shape(make_inputs):
+    with pytest.raises(ValueError, match="grad_output must be"):
+        backward(torch.zeros(2, 3, 7), *make_inputs())
