@@ -110,3 +110,9 @@ def uses_compiled(device_type: str, device_index: int | None) -> bool:
     Tracing (torch.compile, torch.export) takes the answer as a constant.
     """
     return _choose_and_log(device_type, device_index).compiled
+
+
+@torch.compiler.assume_constant_result
+def uses_fused(device_type: str, device_index: int | None) -> bool:
+    """Whether the operator does softmax and location arithmetic too: on the CPU, where that was measured faster."""
+    return device_type == "cpu" and uses_compiled(device_type, device_index)

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .extension import uses_fused
 from .functional import ms_deform_attn
 
 
@@ -76,22 +77,39 @@ class MSDeformAttn(nn.Module):
         if input_padding_mask is not None:
             value = value.masked_fill(input_padding_mask[..., None], 0.0)
         value = value.view(batch, -1, self.n_heads, self.d_model // self.n_heads)
-        logits = self.attention_weights(query).view(batch, queries, self.n_heads, self.n_levels * self.n_points)
-        weights = logits.float().softmax(-1) if logits.dtype != torch.float64 else logits.softmax(-1)
-        weights = weights.view(batch, queries, self.n_heads, self.n_levels, self.n_points)
-        locations = self._sampling_locations(query, reference_points, input_spatial_shapes)
-        sampled = ms_deform_attn(value, input_spatial_shapes, input_level_start_index, locations, weights)
+        samples = (batch, queries, self.n_heads, self.n_levels, self.n_points)
+        offsets = self.sampling_offsets(query).view(*samples, 2)
+        logits = self.attention_weights(query).view(samples)
+        if reference_points.shape[-1] not in (2, 4):
+            raise ValueError(f"reference_points need 2 or 4 coordinates, got shape {tuple(reference_points.shape)}.")
+        if uses_fused(query.device.type, query.device.index):
+            sampled = torch.ops.mask2former_ext.ms_deform_attn_fused(
+                value, input_spatial_shapes, input_level_start_index, reference_points, offsets, logits
+            )
+        else:
+            locations = sampling_locations(reference_points, offsets, input_spatial_shapes)
+            weights = _at_least_float32(logits).flatten(3).softmax(-1).view(samples)
+            sampled = ms_deform_attn(value, input_spatial_shapes, input_level_start_index, locations, weights)
         return self.output_proj(sampled)
 
-    def _sampling_locations(self, query: Tensor, reference_points: Tensor, spatial_shapes: Tensor) -> Tensor:
-        """B×Q×M×L×P×2; float32 at least, because bfloat16 cannot tell neighbouring pixels of a large level apart."""
-        batch, queries, _ = query.shape
-        offsets = self.sampling_offsets(query).view(batch, queries, self.n_heads, self.n_levels, self.n_points, 2)
-        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
-        reference = reference_points[:, :, None, :, None, :]
-        if reference_points.shape[-1] == 2:
-            width_height = spatial_shapes.flip(-1).to(offsets)[None, None, None, :, None, :]
-            return reference + offsets / width_height
-        if reference_points.shape[-1] == 4:
-            return reference[..., :2] + offsets / self.n_points * reference[..., 2:] * 0.5
-        raise ValueError(f"reference_points need 2 or 4 coordinates, got shape {tuple(reference_points.shape)}.")
+
+def sampling_locations(reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
+    """Where samples are taken, in [0, 1] of width and height (Deformable DETR, section 4.1 and appendix A.3).
+
+    Args:
+        reference_points: B×Q×L×2, (x, y); or B×Q×L×4, boxes (center x, center y, width, height).
+        offsets: B×Q×M×L×P×2, in pixels of the level; with boxes, in halves of the box divided by P.
+        spatial_shapes: L×2, (height, width).
+
+    Returns:
+        B×Q×M×L×P×2, float32 at least, because bfloat16 cannot tell neighbouring pixels of a large level apart.
+    """
+    offsets = _at_least_float32(offsets)
+    reference = reference_points[:, :, None, :, None, :]
+    if reference_points.shape[-1] == 2:
+        return reference + offsets / spatial_shapes.flip(-1).to(offsets)[None, None, None, :, None, :]
+    return reference[..., :2] + offsets / offsets.shape[-2] * reference[..., 2:] * 0.5
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

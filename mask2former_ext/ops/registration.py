@@ -11,33 +11,25 @@ from torch._C import _ExcludeDispatchKeyGuard
 from .extension import load_extension
 
 FORWARD = "mask2former_ext::ms_deform_attn"
-BACKWARD = "mask2former_ext::ms_deform_attn_backward"
+FUSED = "mask2former_ext::ms_deform_attn_fused"
 AUTOCAST_KEYS = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
 
-def fake_forward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
+def fake_forward(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """A tensor of the result's shape, dtype and device."""
-    batch, _, heads, width = value.shape
-    return value.new_empty(batch, sampling_locations.shape[1], heads * width)
+    return value.new_empty(value.shape[0], weights.shape[1], value.shape[2] * value.shape[3])
 
 
-def fake_backward(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Tensors of the gradients' shapes, dtypes and device."""
-    inputs = (value, sampling_locations, attention_weights)
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)  # type: ignore[return-value]
+def fake_forward_fused(
+    value: Tensor, shapes: Tensor, starts: Tensor, reference: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """The same for the fused operator."""
+    return fake_forward(value, shapes, starts, offsets, logits)
+
+
+def fake_backward(grad: Tensor, value: Tensor, shapes: Tensor, starts: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of the gradients' shapes, dtypes and device: for ``value`` and all that follows the level starts."""
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, *others))
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -46,37 +38,40 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     grads = torch.ops.mask2former_ext.ms_deform_attn_backward(grad_output, *ctx.saved_tensors)
-    return grads[0], None, None, grads[1], grads[2]
+    return grads[0], None, None, *grads[1:]
 
 
-def autocast_dtypes(
-    value: Tensor, sampling_locations: Tensor, attention_weights: Tensor, low: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Values in the low precision; locations and weights in float32, which kernels sum in. float64 stays."""
-    if value.dtype == torch.float64:
-        return value, sampling_locations, attention_weights
-    return value.to(low), sampling_locations.float(), attention_weights.float()
+def _differentiate_fused(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    grads = torch.ops.mask2former_ext.ms_deform_attn_fused_backward(grad_output, *ctx.saved_tensors)
+    return grads[0], None, None, *grads[1:]
 
 
-def _autocast_kernel(device_type: str) -> Any:
+def _autocast_kernel(operator: Any, device_type: str) -> Any:
+    """Values in the low precision; everything else in float32, which kernels sum in. float64 stays."""
     key_set = torch._C.DispatchKeySet(AUTOCAST_KEYS[device_type])
 
-    def kernel(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        low = torch.get_autocast_dtype(device_type)
-        value, locations, weights = autocast_dtypes(value, locations, weights, low)
+    def kernel(value: Tensor, shapes: Tensor, starts: Tensor, *others: Tensor) -> Tensor:
+        if value.dtype != torch.float64:
+            value = value.to(torch.get_autocast_dtype(device_type))
+            others = tuple(x.float() for x in others)
         with _ExcludeDispatchKeyGuard(key_set):
-            return torch.ops.mask2former_ext.ms_deform_attn(value, shapes, starts, locations, weights)
+            return operator(value, shapes, starts, *others)
 
     return kernel
 
 
 def _register() -> torch.library.Library:
     torch.library.register_fake(FORWARD, fake_forward)
-    torch.library.register_fake(BACKWARD, fake_backward)
+    torch.library.register_fake(f"{FORWARD}_backward", fake_backward)
     torch.library.register_autograd(FORWARD, _differentiate, setup_context=_save_inputs)
+    torch.library.register_fake(FUSED, fake_forward_fused)
+    torch.library.register_fake(f"{FUSED}_backward", fake_backward)
+    torch.library.register_autograd(FUSED, _differentiate_fused, setup_context=_save_inputs)
     library = torch.library.Library("mask2former_ext", "IMPL")
+    operators = torch.ops.mask2former_ext
     for device_type, key in AUTOCAST_KEYS.items():
-        library.impl("ms_deform_attn", _autocast_kernel(device_type), key.name)
+        for operator in (operators.ms_deform_attn, operators.ms_deform_attn_fused):
+            library.impl(operator.__name__, _autocast_kernel(operator, device_type), key.name)
     return library
 
 

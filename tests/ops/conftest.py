@@ -12,6 +12,7 @@ def implementation(request, monkeypatch):
     compiled = request.param == "compiled"
     assert not compiled or load_extension().loaded, load_extension().problem
     monkeypatch.setattr("mask2former_ext.ops.functional.uses_compiled", lambda *device: compiled)
+    monkeypatch.setattr("mask2former_ext.ops.module.uses_fused", lambda *device: compiled)
     return request.param
 
 

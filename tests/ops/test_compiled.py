@@ -9,6 +9,7 @@ from mask2former_ext.ops.registration import LIBRARY
 
 op = torch.ops.mask2former_ext.ms_deform_attn
 backward = torch.ops.mask2former_ext.ms_deform_attn_backward
+fused = torch.ops.mask2former_ext.ms_deform_attn_fused
 
 
 def test_the_operators_are_compiled():
@@ -22,6 +23,21 @@ def test_opcheck(make_inputs, dtype):
     torch.library.opcheck(op, (leaves[0], shapes, starts, *leaves[1:]))
     grad = torch.randn(2, 3, 16, dtype=dtype)
     torch.library.opcheck(backward, (grad, *(x.detach() for x in (value, shapes, starts, locations, weights))))
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_opcheck_and_gradcheck_of_the_fused_operator(make_inputs, coordinates):
+    value, shapes, starts, locations, weights = make_inputs(levels=((3, 4), (2, 2)), queries=2)
+    reference = torch.rand(2, 2, 2, coordinates, dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (value, reference, locations, weights)]
+    torch.library.opcheck(fused, (leaves[0], shapes, starts, *leaves[1:]))
+    assert torch.autograd.gradcheck(lambda v, *rest: fused(v, shapes, starts, *rest), leaves)
+
+
+def test_fused_operator_refuses_reference_points_of_another_shape(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs()
+    with pytest.raises(ValueError, match="reference_points must be B x Q x L x 2"):
+        fused(value, shapes, starts, torch.rand(2, 3, 1, 2), locations, weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

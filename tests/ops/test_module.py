@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mask2former_ext.ops import MSDeformAttn
+from mask2former_ext.ops.module import sampling_locations
 
 LEVELS = [(5, 7), (3, 4), (1, 1)]
 
@@ -24,20 +25,40 @@ def test_heads_start_looking_in_all_directions_at_growing_distance():
     torch.testing.assert_close(offsets, torch.stack([expected, 2 * expected], 1), atol=1e-6, rtol=0)
 
 
-def test_offsets_are_in_pixels_of_the_level_or_in_shares_of_the_reference_box(module_inputs):
-    module = MSDeformAttn(d_model=16, n_levels=2, n_heads=4, n_points=2)
-    query, _, shapes, _ = module_inputs(module, [(4, 8), (2, 2)])
-    center = torch.full((2, 5, 2, 2), 0.5)
-    locations = module._sampling_locations(query, center, shapes)
-    first_head = torch.tensor([[[1 / 8, 0], [2 / 8, 0]], [[1 / 2, 0], [2 / 2, 0]]])
-    torch.testing.assert_close(locations[0, 0, 0], 0.5 + first_head, atol=1e-6, rtol=0)
+def test_offsets_are_in_pixels_of_the_level_or_in_shares_of_the_reference_box():
+    shapes, offsets = torch.tensor([(4, 8), (2, 2)]), torch.zeros(1, 1, 1, 2, 2, 2)
+    offsets[..., 0, 0], offsets[..., 1, 0] = 1.0, 2.0
+    centers = torch.full((1, 1, 2, 2), 0.5)
+    moved = torch.tensor([[[1 / 8, 0], [2 / 8, 0]], [[1 / 2, 0], [2 / 2, 0]]])
+    torch.testing.assert_close(sampling_locations(centers, offsets, shapes)[0, 0, 0], 0.5 + moved)
 
-    boxes = torch.cat([center, torch.tensor([0.4, 0.2]).expand_as(center)], -1)
-    locations = module._sampling_locations(query, boxes, shapes)
-    first_head = torch.tensor([[0.5 * 0.4 / 2, 0], [2 * 0.5 * 0.4 / 2, 0]])
-    torch.testing.assert_close(locations[0, 0, 0, 0], 0.5 + first_head, atol=1e-6, rtol=0)
+    boxes = torch.cat([centers, torch.tensor([0.4, 0.2]).expand_as(centers)], -1)
+    moved = torch.tensor([[0.5 * 0.4 / 2, 0], [2 * 0.5 * 0.4 / 2, 0]])
+    torch.testing.assert_close(sampling_locations(boxes, offsets, shapes)[0, 0, 0, 0], 0.5 + moved)
+
+
+def test_refuses_reference_points_of_other_sizes(implementation, module_inputs):
+    module = MSDeformAttn(d_model=16, n_levels=3, n_heads=4, n_points=2)
+    query, pixels, shapes, starts = module_inputs(module)
     with pytest.raises(ValueError, match="2 or 4 coordinates"):
-        module._sampling_locations(query, center[..., :1], shapes)
+        module(query, torch.rand(2, 5, 3, 3), pixels, shapes, starts)
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_fused_operator_gives_the_same_results_and_gradients(monkeypatch, module_inputs, coordinates, dtype):
+    module = MSDeformAttn(d_model=32, n_levels=3, n_heads=4, n_points=3).to(dtype)
+    for projection in (module.sampling_offsets, module.attention_weights):
+        torch.nn.init.normal_(projection.weight, std=0.3)
+    query, pixels, shapes, starts = module_inputs(module)
+    leaves = [x.to(dtype).requires_grad_() for x in (query, torch.rand(2, 5, 3, coordinates), pixels)]
+    results = []
+    for fused in (True, False):
+        monkeypatch.setattr("mask2former_ext.ops.module.uses_fused", lambda *device, fused=fused: fused)
+        output = module(*leaves, shapes, starts)
+        results.append((output, *torch.autograd.grad(output.square().sum(), [*leaves, *module.parameters()])))
+    for fused, composed in zip(*results, strict=True):
+        torch.testing.assert_close(fused, composed, rtol=2e-4, atol=1e-5)
 
 
 def test_padding_counts_as_zero_value(implementation, module_inputs):
@@ -93,16 +114,20 @@ def test_exports_with_a_dynamic_batch_and_agrees(encoder):
     model, pixels = encoder
     exported = torch.export.export(model, (pixels,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}})
     targets = [str(node.target) for node in exported.graph.nodes]
-    assert "mask2former_ext.ms_deform_attn.default" in targets
+    assert "mask2former_ext.ms_deform_attn_fused.default" in targets
     for batch in (2, 5):
         inputs = torch.randn(batch, *pixels.shape[1:])
         torch.testing.assert_close(exported.module()(inputs), model(inputs))
 
 
-def test_autocast_keeps_locations_in_float32(encoder, implementation):
+def test_locations_are_float32_under_autocast_too(encoder, implementation):
     model, pixels = encoder
+    seen = []
+    model.attention.sampling_offsets.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        locations = model.attention._sampling_locations(pixels, model.centers.expand(2, -1, -1, -1), model.shapes)
         output = model(pixels)
-    assert locations.dtype == torch.float32 and output.dtype == torch.bfloat16
+        offsets = torch.zeros(1, 1, 1, 3, 2, 2, dtype=torch.bfloat16)
+        locations = sampling_locations(torch.full((1, 1, 3, 2), 0.123456), offsets, model.shapes)
+    assert seen == [torch.bfloat16] and output.dtype == torch.bfloat16
+    assert locations.dtype == torch.float32 and locations.unique().item() == torch.tensor(0.123456)
     torch.testing.assert_close(output.float(), model(pixels), rtol=0.1, atol=0.05)

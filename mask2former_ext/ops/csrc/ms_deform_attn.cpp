@@ -35,6 +35,12 @@ TORCH_LIBRARY(mask2former_ext, library) {
   library.def(
       "ms_deform_attn_backward(Tensor grad_output, Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
       "Tensor sampling_locations, Tensor attention_weights) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "ms_deform_attn_fused(Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor reference_points, "
+      "Tensor sampling_offsets, Tensor attention_logits) -> Tensor");
+  library.def(
+      "ms_deform_attn_fused_backward(Tensor grad_output, Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
+      "Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits) -> (Tensor, Tensor, Tensor, Tensor)");
   library.def("build_info() -> str", &mask2former_ext::build_info);
 }
 

@@ -114,14 +114,7 @@ Problem check_inputs(
   return problem;
 }
 
-Problem check_backward_inputs(
-    const at::Tensor& grad_output,
-    const at::Tensor& value,
-    const at::Tensor& spatial_shapes,
-    const at::Tensor& level_start_index,
-    const at::Tensor& sampling_locations,
-    const at::Tensor& attention_weights) {
-  Problem problem = check_inputs(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
+void check_grad_output(const Problem& problem, const at::Tensor& grad_output, const at::Tensor& value) {
   check_floating(grad_output, "grad_output", value.device());
   TORCH_CHECK_VALUE(
       grad_output.dim() == 3 && grad_output.size(0) == problem.batch && grad_output.size(1) == problem.queries &&
@@ -134,6 +127,41 @@ Problem check_backward_inputs(
       problem.heads * problem.channels,
       ", got shape ",
       grad_output.sizes());
+}
+
+Problem check_backward_inputs(
+    const at::Tensor& grad_output,
+    const at::Tensor& value,
+    const at::Tensor& spatial_shapes,
+    const at::Tensor& level_start_index,
+    const at::Tensor& sampling_locations,
+    const at::Tensor& attention_weights) {
+  Problem problem = check_inputs(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
+  check_grad_output(problem, grad_output, value);
+  return problem;
+}
+
+Problem check_fused_inputs(
+    const at::Tensor& value,
+    const at::Tensor& spatial_shapes,
+    const at::Tensor& level_start_index,
+    const at::Tensor& reference_points,
+    const at::Tensor& sampling_offsets,
+    const at::Tensor& attention_logits) {
+  Problem problem = check_inputs(value, spatial_shapes, level_start_index, sampling_offsets, attention_logits);
+  check_floating(reference_points, "reference_points", value.device());
+  TORCH_CHECK_VALUE(
+      reference_points.dim() == 4 && reference_points.size(0) == problem.batch &&
+          reference_points.size(1) == problem.queries && reference_points.size(2) == problem.num_levels() &&
+          (reference_points.size(3) == 2 || reference_points.size(3) == 4),
+      "ms_deform_attn: reference_points must be B x Q x L x 2 (or 4), here ",
+      problem.batch,
+      " x ",
+      problem.queries,
+      " x ",
+      problem.num_levels(),
+      " x 2, got shape ",
+      reference_points.sizes());
   return problem;
 }
 

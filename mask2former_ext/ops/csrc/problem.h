@@ -46,6 +46,18 @@ Problem check_backward_inputs(
     const at::Tensor& sampling_locations,
     const at::Tensor& attention_weights);
 
+// Sizes of a call of the fused operator, checked like those of the plain one.
+Problem check_fused_inputs(
+    const at::Tensor& value,
+    const at::Tensor& spatial_shapes,
+    const at::Tensor& level_start_index,
+    const at::Tensor& reference_points,
+    const at::Tensor& sampling_offsets,
+    const at::Tensor& attention_logits);
+
+// Raises ValueError unless grad_output is B×Q×(M·D), floating point and on the device of value.
+void check_grad_output(const Problem& problem, const at::Tensor& grad_output, const at::Tensor& value);
+
 // float32 for half precisions, else the type itself: what locations, weights and sums are computed in.
 inline at::ScalarType accumulation_type(at::ScalarType type) {
   return type == at::kDouble ? at::kDouble : at::kFloat;

@@ -28,14 +28,59 @@ struct BackwardArrays {
   A* grad_weights;
 };
 
-// forward: rows [begin, end) of the B·M·Q (image, head, query) triples.
+// What locations and weights are computed from in the fused operator. With 2 coordinates a reference point is (x, y) and
+// offsets are in pixels of the level; with 4 it is a box (center x, center y, width, height) and offsets are in half boxes
+// divided by P.
+template <typename A>
+struct Projections {
+  const A* reference;  // B×Q×L×coordinates
+  int64_t coordinates;
+  const A* offsets;  // B×Q×M×L×P×2
+  const A* logits;   // B×Q×M×L×P
+};
+
+template <typename A>
+struct ProjectionGradients {
+  const A* weights;           // of the forward pass, B×Q×M×L×P
+  const A* grad_locations;    // B×Q×M×L×P×2
+  const A* grad_weights;      // B×Q×M×L×P
+  A* grad_reference;          // B×Q×L×coordinates
+  A* grad_offsets;            // B×Q×M×L×P×2; may be grad_locations
+  A* grad_logits;             // B×Q×M×L×P; may be grad_weights
+};
+
+// forward, forward_fused: rows [begin, end) of the B·M·Q (image, head, query) triples.
 // backward: tasks [begin, end) of the B·M·L (image, head, level) triples; each writes memory of its own.
-#define DECLARE_KERNELS(CAPABILITY)                                                               \
-  namespace CAPABILITY {                                                                          \
-  template <typename T, typename A>                                                               \
-  void forward(const Problem& problem, const ForwardArrays<T, A>& arrays, int64_t begin, int64_t end);   \
-  template <typename T, typename A>                                                               \
-  void backward(const Problem& problem, const BackwardArrays<T, A>& arrays, int64_t begin, int64_t end); \
+// project: rows [begin, end) of the B·Q·M (image, query, head) triples; writes their locations and weights.
+// backward_project: rows [begin, end) of the B·Q (image, query) pairs.
+#define DECLARE_KERNELS(CAPABILITY)                                                                               \
+  namespace CAPABILITY {                                                                                          \
+  template <typename T, typename A>                                                                               \
+  void forward(const Problem& problem, const ForwardArrays<T, A>& arrays, int64_t begin, int64_t end);            \
+  template <typename T, typename A>                                                                               \
+  void forward_fused(                                                                                             \
+      const Problem& problem,                                                                                     \
+      const ForwardArrays<T, A>& arrays,                                                                          \
+      const Projections<A>& projections,                                                                          \
+      int64_t begin,                                                                                              \
+      int64_t end);                                                                                               \
+  template <typename T, typename A>                                                                               \
+  void backward(const Problem& problem, const BackwardArrays<T, A>& arrays, int64_t begin, int64_t end);          \
+  template <typename A>                                                                                           \
+  void project(                                                                                                   \
+      const Problem& problem,                                                                                     \
+      const Projections<A>& projections,                                                                          \
+      A* locations,                                                                                               \
+      A* weights,                                                                                                 \
+      int64_t begin,                                                                                              \
+      int64_t end);                                                                                               \
+  template <typename A>                                                                                           \
+  void backward_project(                                                                                          \
+      const Problem& problem,                                                                                     \
+      const Projections<A>& projections,                                                                          \
+      const ProjectionGradients<A>& gradients,                                                                    \
+      int64_t begin,                                                                                              \
+      int64_t end);                                                                                               \
   }
 
 DECLARE_KERNELS(baseline)

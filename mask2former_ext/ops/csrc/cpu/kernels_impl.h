@@ -185,32 +185,195 @@ void backward_level(const Problem& problem, const Level& level, const LevelSlice
   }
 }
 
+// Output of one head of one query, from its L·P locations and weights.
+template <typename T, typename A>
+inline void forward_row(
+    const Problem& problem, const T* value, const A* location, const A* weight, Term<T, A>* terms, T* output) {
+  const int64_t pixel_stride = problem.heads * problem.channels;
+  int64_t count = 0;
+  for (const Level& level : problem.levels) {
+    const T* pixels = value + level.start * pixel_stride;
+    for (int64_t point = 0; point < problem.points; ++point, location += 2, ++weight) {
+      const Sample<A> sample = locate(level, location);
+      for (int corner = 0; sample.any && corner < 4; ++corner) {
+        terms[count] = {pixels + sample.pixel[corner] * pixel_stride, *weight * sample.weight[corner]};
+        count += sample.inside[corner];
+      }
+    }
+  }
+  sum_all_terms(terms, count, problem.channels, output);
+}
+
+// Where a row lies in the arrays, the rows being counted head by head so that neighbours read neighbouring pixels.
+struct Row {
+  int64_t first_value;  // of the head's channels in the image's first pixel
+  int64_t output;       // index among the B·Q·M rows of output, locations and weights
+  int64_t query;        // index among the B·Q queries
+};
+
+inline Row find_row(const Problem& problem, int64_t row) {
+  const int64_t query = row % problem.queries;
+  const int64_t head = row / problem.queries % problem.heads;
+  const int64_t image = row / (problem.queries * problem.heads);
+  const int64_t image_query = image * problem.queries + query;
+  return {
+      (image * problem.pixels * problem.heads + head) * problem.channels,
+      image_query * problem.heads + head,
+      image_query};
+}
+
+// Locations and softmax weights of one row from its reference points, offsets and logits.
+template <typename A>
+inline void project_row(
+    const Problem& problem,
+    int64_t coordinates,
+    const A* reference,
+    const A* offsets,
+    const A* logits,
+    A* locations,
+    A* weights) {
+  const int64_t samples = problem.samples();
+  A largest = logits[0];
+  for (int64_t i = 1; i < samples; ++i) {
+    largest = logits[i] > largest ? logits[i] : largest;
+  }
+  A total = 0;
+  for (int64_t i = 0; i < samples; ++i) {
+    weights[i] = std::exp(logits[i] - largest);
+    total += weights[i];
+  }
+  for (int64_t i = 0; i < samples; ++i) {
+    weights[i] /= total;
+  }
+  for (const Level& level : problem.levels) {
+    A scale[2] = {A(1) / static_cast<A>(level.width), A(1) / static_cast<A>(level.height)};
+    if (coordinates == 4) {
+      scale[0] = reference[2] * A(0.5) / static_cast<A>(problem.points);
+      scale[1] = reference[3] * A(0.5) / static_cast<A>(problem.points);
+    }
+    for (int64_t i = 0; i < 2 * problem.points; ++i) {
+      locations[i] = reference[i & 1] + offsets[i] * scale[i & 1];
+    }
+    reference += coordinates;
+    offsets += 2 * problem.points;
+    locations += 2 * problem.points;
+  }
+}
+
 }  // namespace
 
 template <typename T, typename A>
 void forward(const Problem& problem, const ForwardArrays<T, A>& arrays, int64_t begin, int64_t end) {
-  const int64_t pixel_stride = problem.heads * problem.channels;
-  Buffer<Term<T, A>> terms(4 * problem.samples() + 1);  // one more, because a corner is written before it is counted
+  // one term more than there can be, because a corner is written before it is counted
+  Buffer<Term<T, A>> terms(4 * problem.samples() + 1);
+  for (int64_t i = begin; i < end; ++i) {
+    const Row row = find_row(problem, i);
+    const int64_t first_sample = row.output * problem.samples();
+    forward_row(
+        problem,
+        arrays.value + row.first_value,
+        arrays.locations + 2 * first_sample,
+        arrays.weights + first_sample,
+        terms.data(),
+        arrays.output + row.output * problem.channels);
+  }
+}
+
+template <typename T, typename A>
+void forward_fused(
+    const Problem& problem,
+    const ForwardArrays<T, A>& arrays,
+    const Projections<A>& projections,
+    int64_t begin,
+    int64_t end) {
+  Buffer<Term<T, A>> terms(4 * problem.samples() + 1);
+  Buffer<A> locations(2 * problem.samples());
+  Buffer<A> weights(problem.samples());
+  for (int64_t i = begin; i < end; ++i) {
+    const Row row = find_row(problem, i);
+    const int64_t first_sample = row.output * problem.samples();
+    project_row(
+        problem,
+        projections.coordinates,
+        projections.reference + row.query * problem.num_levels() * projections.coordinates,
+        projections.offsets + 2 * first_sample,
+        projections.logits + first_sample,
+        locations.data(),
+        weights.data());
+    forward_row(
+        problem,
+        arrays.value + row.first_value,
+        locations.data(),
+        weights.data(),
+        terms.data(),
+        arrays.output + row.output * problem.channels);
+  }
+}
+
+template <typename A>
+void project(
+    const Problem& problem,
+    const Projections<A>& projections,
+    A* locations,
+    A* weights,
+    int64_t begin,
+    int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t query = row % problem.queries;
-    const int64_t head = row / problem.queries % problem.heads;
-    const int64_t image = row / (problem.queries * problem.heads);
-    const int64_t output_row = (image * problem.queries + query) * problem.heads + head;
-    const T* value = arrays.value + image * problem.pixels * pixel_stride + head * problem.channels;
-    const A* location = arrays.locations + output_row * problem.samples() * 2;
-    const A* weight = arrays.weights + output_row * problem.samples();
-    int64_t count = 0;
-    for (const Level& level : problem.levels) {
-      const T* pixels = value + level.start * pixel_stride;
-      for (int64_t point = 0; point < problem.points; ++point, location += 2, ++weight) {
-        const Sample<A> sample = locate(level, location);
-        for (int corner = 0; sample.any && corner < 4; ++corner) {
-          terms.data()[count] = {pixels + sample.pixel[corner] * pixel_stride, *weight * sample.weight[corner]};
-          count += sample.inside[corner];
+    const int64_t first_sample = row * problem.samples();
+    project_row(
+        problem,
+        projections.coordinates,
+        projections.reference + row / problem.heads * problem.num_levels() * projections.coordinates,
+        projections.offsets + 2 * first_sample,
+        projections.logits + first_sample,
+        locations + 2 * first_sample,
+        weights + first_sample);
+  }
+}
+
+template <typename A>
+void backward_project(
+    const Problem& problem,
+    const Projections<A>& projections,
+    const ProjectionGradients<A>& gradients,
+    int64_t begin,
+    int64_t end) {
+  const int64_t samples = problem.samples(), coordinates = projections.coordinates;
+  for (int64_t query = begin; query < end; ++query) {
+    const A* reference = projections.reference + query * problem.num_levels() * coordinates;
+    A* grad_reference = gradients.grad_reference + query * problem.num_levels() * coordinates;
+    for (int64_t i = 0; i < problem.num_levels() * coordinates; ++i) {
+      grad_reference[i] = 0;
+    }
+    for (int64_t row = query * problem.heads; row < (query + 1) * problem.heads; ++row) {
+      const A* weights = gradients.weights + row * samples;
+      const A* grad_weights = gradients.grad_weights + row * samples;
+      A mean = 0;
+      for (int64_t i = 0; i < samples; ++i) {
+        mean += weights[i] * grad_weights[i];
+      }
+      for (int64_t i = 0; i < samples; ++i) {
+        gradients.grad_logits[row * samples + i] = weights[i] * (grad_weights[i] - mean);
+      }
+      for (int64_t level = 0; level < problem.num_levels(); ++level) {
+        const Level& shape = problem.levels[level];
+        const A* box = reference + level * coordinates;
+        A* grad_box = grad_reference + level * coordinates;
+        const A half_share = A(0.5) / static_cast<A>(problem.points);
+        const A scale[2] = {
+            coordinates == 4 ? box[2] * half_share : A(1) / static_cast<A>(shape.width),
+            coordinates == 4 ? box[3] * half_share : A(1) / static_cast<A>(shape.height)};
+        const int64_t first = 2 * (row * samples + level * problem.points);
+        for (int64_t i = 0; i < 2 * problem.points; ++i) {
+          const A grad = gradients.grad_locations[first + i];
+          grad_box[i & 1] += grad;
+          if (coordinates == 4) {
+            grad_box[2 + (i & 1)] += grad * projections.offsets[first + i] * half_share;
+          }
+          gradients.grad_offsets[first + i] = grad * scale[i & 1];
         }
       }
     }
-    sum_all_terms(terms.data(), count, problem.channels, arrays.output + output_row * problem.channels);
   }
 }
 
@@ -260,12 +423,22 @@ void backward(const Problem& problem, const BackwardArrays<T, A>& arrays, int64_
 }
 
 #define INSTANTIATE(T, A)                                                                                  \
-  template void forward<T, A>(const Problem&, const ForwardArrays<T, A>&, int64_t begin, int64_t end);   \
+  template void forward<T, A>(const Problem&, const ForwardArrays<T, A>&, int64_t begin, int64_t end);     \
+  template void forward_fused<T, A>(                                                                       \
+      const Problem&, const ForwardArrays<T, A>&, const Projections<A>&, int64_t begin, int64_t end);      \
   template void backward<T, A>(const Problem&, const BackwardArrays<T, A>&, int64_t begin, int64_t end);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(c10::BFloat16, float)
 INSTANTIATE(c10::Half, float)
+#undef INSTANTIATE
+
+#define INSTANTIATE(A)                                                                                    \
+  template void project<A>(const Problem&, const Projections<A>&, A*, A*, int64_t begin, int64_t end);    \
+  template void backward_project<A>(                                                                      \
+      const Problem&, const Projections<A>&, const ProjectionGradients<A>&, int64_t begin, int64_t end);
+INSTANTIATE(float)
+INSTANTIATE(double)
 #undef INSTANTIATE
 
 }  // namespace mask2former_ext::cpu::CAPABILITY
