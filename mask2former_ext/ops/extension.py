@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import os
 from dataclasses import dataclass
 
 import torch
 
 logger = logging.getLogger(__name__)
 
+REFERENCE_SWITCH = "MASK2FORMER_EXT_REFERENCE_OPS"
 REBUILD = "pip install --no-build-isolation -e . (from a checkout of mask2former_ext)"
 
 
@@ -37,7 +39,12 @@ class Extension:
 
 @functools.cache
 def load_extension() -> Extension:
-    """Load the compiled library, once a process; a missing or unfitting one is no error."""
+    """Load the compiled library, once a process; a missing or unfitting one is no error.
+
+    The environment variable MASK2FORMER_EXT_REFERENCE_OPS=1 leaves it out, to compare with plain PyTorch.
+    """
+    if os.environ.get(REFERENCE_SWITCH) == "1":
+        return Extension(loaded=False, problem=f"{REFERENCE_SWITCH} is set")
     try:
         importlib.import_module("mask2former_ext._C")
     except ImportError as error:

@@ -71,3 +71,11 @@ def test_a_library_that_does_not_load_is_no_error(monkeypatch):
     monkeypatch.setattr(extension.importlib, "import_module", fail)
     found = extension.load_extension.__wrapped__()
     assert not found.loaded and "undefined symbol" in found.problem
+
+
+def test_a_variable_leaves_the_library_out(monkeypatch):
+    monkeypatch.setenv(extension.REFERENCE_SWITCH, "1")
+    found = extension.load_extension.__wrapped__()
+    assert not found.loaded and extension.REFERENCE_SWITCH in found.problem
+    monkeypatch.setenv(extension.REFERENCE_SWITCH, "0")
+    assert extension.load_extension.__wrapped__().loaded
