@@ -257,7 +257,7 @@ void with_index_type(const Problem& problem, Run run) {
 at::Tensor fixed_point_scale(const Problem& problem, const at::Tensor& grad_output, const at::Tensor& weights) {
   const at::Tensor largest =
       grad_output.abs().amax().to(at::kDouble) * weights.abs().amax().to(at::kDouble) * (problem.queries * problem.points);
-  const at::Tensor exponent = at::floor(61 - at::log2(at::clamp_min(largest, 1e-300)));
+  const at::Tensor exponent = at::floor(61 - at::log2(at::clamp_min(largest, 1e-30)));
   return at::where(largest.isfinite(), at::exp2(exponent), std::numeric_limits<double>::quiet_NaN());
 }
 
