@@ -1,0 +1,12 @@
+"""Pictures of ground truth and results."""
+
+from .panels import Segment, draw_segments, side_by_side
+from .segments import segments_from_instances, segments_from_panoptic
+
+__all__ = [
+    "Segment",
+    "draw_segments",
+    "segments_from_instances",
+    "segments_from_panoptic",
+    "side_by_side",
+]
