@@ -8,9 +8,11 @@ it says which command installs it. Where torch and Detectron2 are there already,
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -57,73 +59,108 @@ def say(message: str) -> None:
     print(f"mask2former_ext: {message}", file=sys.stderr, flush=True)
 
 
+def cxx_problem() -> str | None:
+    """Say what speaks against compiling the C++ sources; None if nothing does."""
+    if importlib.util.find_spec("torch") is None:
+        return "torch cannot be imported here (pip needs --no-build-isolation for that)"
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(shlex.split(compiler)[0]) is None:
+        return f"there is no C++ compiler ({compiler}; CXX names another)"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        return f"{header} does not exist (on Debian and Ubuntu it comes with python3-dev)"
+    return None
+
+
 def find_cuda_home() -> Path | None:
     """Return the prefix of the CUDA toolkit: CUDA_HOME, or what nvcc reports, because a wrapper may lie elsewhere."""
     if os.environ.get("CUDA_HOME"):
         return Path(os.environ["CUDA_HOME"])
     nvcc = shutil.which("nvcc")
     if nvcc is None:
-        return None
+        default = Path("/usr/local/cuda")
+        return default if (default / "bin" / "nvcc").is_file() else None
     report = subprocess.run([nvcc, "--dryrun", "-c", "x.cu"], capture_output=True, text=True, check=False).stderr
     top = re.search(r"^#\$ TOP=(.+)$", report, flags=re.MULTILINE)
     return Path(top.group(1)).resolve() if top else Path(nvcc).resolve().parents[1]
+
+
+def read_toolkit_version(cuda_home: Path) -> str:
+    """Return the toolkit's version, such as 13.0; empty where nvcc does not tell."""
+    report = subprocess.run([cuda_home / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=False)
+    release = re.search(r"release (\d+\.\d+)", report.stdout)
+    return release.group(1) if release else ""
 
 
 def cuda_problem(cuda_home: Path | None) -> str | None:
     """Say what speaks against compiling the CUDA sources; None if nothing does."""
     import torch
 
+    if os.environ.get("FORCE_CUDA") == "0":
+        return "FORCE_CUDA=0"
     if cuda_home is None:
         return "no CUDA toolkit was found (nvcc is not on PATH, CUDA_HOME is not set)"
-    nvcc = cuda_home / "bin" / "nvcc"
-    if not nvcc.is_file():
-        return f"{nvcc} does not exist (CUDA_HOME)"
+    if not (cuda_home / "bin" / "nvcc").is_file():
+        return f"{cuda_home / 'bin' / 'nvcc'} does not exist (CUDA_HOME)"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
-    toolkit = re.search(r"release (\d+)", subprocess.check_output([nvcc, "--version"], text=True))
-    if toolkit and toolkit.group(1) != torch.version.cuda.split(".")[0]:
-        return f"the CUDA toolkit in {cuda_home} is {toolkit.group(1)}.x, but torch was built with {torch.version.cuda}"
+    toolkit = read_toolkit_version(cuda_home)
+    if not toolkit:
+        return f"{cuda_home / 'bin' / 'nvcc'} --version names no release"
+    if toolkit.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return f"the CUDA toolkit in {cuda_home} is {toolkit}, but torch was built with {torch.version.cuda}"
     return None
 
 
-def extension_modules() -> dict[str, Any]:
-    """Return the arguments of ``setup`` that compile the operators: C++ always, CUDA where it can be, or FORCE_CUDA=1.
+def find_sources(suffix: str) -> list[str]:
+    # relative to this file, because setuptools refuses absolute paths
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / CSRC).rglob(f"*{suffix}"))
 
-    Without torch or a C++ compiler there are none, and the package uses its plain PyTorch implementation.
+
+def do_without(part: str, problem: str) -> None:
+    """Say that a part is not compiled, and why; an error if FORCE_CUDA=1 asks for all of them."""
+    if os.environ.get("FORCE_CUDA") == "1":
+        raise SystemExit(f"mask2former_ext: FORCE_CUDA=1, but the CUDA sources cannot be compiled: {problem}.")
+    say(f"{part}: {problem}")
+
+
+def extension_modules() -> dict[str, Any]:
+    """Return the arguments of ``setup`` that compile the operators: C++ always, CUDA where a toolkit is found.
+
+    FORCE_CUDA=1 makes the lack of a toolkit an error, FORCE_CUDA=0 leaves CUDA out. Without torch or a C++ compiler
+    there are no such arguments, and the package uses its plain PyTorch implementation.
     """
-    if importlib.util.find_spec("torch") is None:
-        say("torch is not importable here, so no operators are compiled (pip needs --no-build-isolation for that)")
+    problem = cxx_problem()
+    if problem is not None:
+        do_without("no operators are compiled, plain PyTorch will take their place", problem)
         return {}
-    if shutil.which(os.environ.get("CXX", "c++").split()[0]) is None:
-        say("no C++ compiler was found (c++, or CXX), so no operators are compiled; plain PyTorch will be used")
-        return {}
+    # ninja of this environment, be it activated or not: without one, files are compiled one after another, and all anew
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     from torch.utils import cpp_extension
 
-    flags = ["-O3", "-fno-math-errno", "-Wno-psabi"]
-    if sys.platform == "linux":
-        flags.append("-fopenmp")
-    # sources are named relative to this file: setuptools refuses absolute paths
-    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / CSRC).rglob("*.cpp"))
-    arguments: dict[str, Any] = {"extra_compile_args": {"cxx": flags}, "extra_link_args": flags[3:]}
+    threads = ["-fopenmp"] if sys.platform == "linux" else []
+    flags = ["-O3", "-Wall", "-fno-math-errno", "-Wno-psabi", *threads]
+    sources = find_sources(".cpp")
+    arguments: dict[str, Any] = {"extra_compile_args": {"cxx": flags}, "extra_link_args": threads}
     kind: Any = cpp_extension.CppExtension
 
     cuda_home = find_cuda_home()
     problem = cuda_problem(cuda_home)
     if problem is None:
         kind = cpp_extension.CUDAExtension
-        sources += sorted(str(path.relative_to(ROOT)) for path in (ROOT / CSRC).rglob("*.cu"))
+        sources += find_sources(".cu")
         arguments.update(cuda_arguments(cuda_home, flags))
-    elif os.environ.get("FORCE_CUDA") == "1":
-        raise RuntimeError(f"FORCE_CUDA=1, but the CUDA sources cannot be compiled: {problem}.")
     else:
-        say(f"compiling the operators for the CPU only: {problem}")
+        do_without("compiling the operators for the CPU only", problem)
     return {
         "ext_modules": [kind("mask2former_ext._C", sources, **arguments)],
         "cmdclass": {"build_ext": cpp_extension.BuildExtension},
+        # ninja knows what has changed; setuptools looks at no header and no flag
+        "options": {"build_ext": {"force": True}},
     }
 
 
-def cuda_arguments(cuda_home: Path | None, flags: list[str]) -> dict[str, Any]:
+def cuda_arguments(cuda_home: Path, flags: list[str]) -> dict[str, Any]:
     """Return compile arguments for C++ and CUDA; settles toolkit and architectures for torch's build helpers."""
     import torch
     from torch.utils import cpp_extension
@@ -134,9 +171,15 @@ def cuda_arguments(cuda_home: Path | None, flags: list[str]) -> dict[str, Any]:
         found = ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
         os.environ["TORCH_CUDA_ARCH_LIST"] = found or DEFAULT_CUDA_ARCHITECTURES
     architectures = os.environ["TORCH_CUDA_ARCH_LIST"]
+    for architecture in re.split(r"[;\s]+", architectures):
+        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", architecture):
+            raise SystemExit(
+                f"mask2former_ext: TORCH_CUDA_ARCH_LIST={architectures} names {architecture!r}; "
+                "write compute capabilities, such as 8.0;9.0+PTX."
+            )
     say(f"compiling the operators for the CPU and CUDA, with {cuda_home}, for {architectures} (TORCH_CUDA_ARCH_LIST)")
     macros = [
-        ("MASK2FORMER_EXT_CUDA_VERSION", f'"{torch.version.cuda}"'),
+        ("MASK2FORMER_EXT_CUDA_VERSION", f'"{read_toolkit_version(cuda_home)}"'),
         ("MASK2FORMER_EXT_CUDA_ARCHITECTURES", f'"{architectures}"'),
     ]
     # the wheels' own CUDA headers, after the toolkit's: they fill in libraries that a toolkit may lack
@@ -145,7 +188,7 @@ def cuda_arguments(cuda_home: Path | None, flags: list[str]) -> dict[str, Any]:
         for folder in sorted(Path(torch.__file__).parents[1].glob("nvidia/cu*/include"))
         for part in ("-Xcompiler", f"-idirafter,{folder}")
     ]
-    nvcc_flags = ["-O3", "--expt-relaxed-constexpr", "--expt-extended-lambda", *fallback]
+    nvcc_flags = ["-O3", "--expt-relaxed-constexpr", "--expt-extended-lambda", "-Xcompiler", "-Wall", *fallback]
     return {"define_macros": macros, "extra_compile_args": {"cxx": flags, "nvcc": nvcc_flags}}
 
 

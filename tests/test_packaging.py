@@ -8,29 +8,40 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import setuptools
+import torch
+from torch.utils import cpp_extension
 
 import mask2former_ext
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ("venv", "torch", "requirements", "detectron2", "package")
+CSRC = ROOT / "mask2former_ext" / "ops" / "csrc"
+BUILD_VARIABLES = ("FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX", "MAX_JOBS")
 
 
 @pytest.fixture
 def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What setup.py calls setuptools.setup with."""
-    return run_setup(monkeypatch)
+    return run_setup(monkeypatch, FORCE_CUDA="0")
 
 
-def run_setup(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def run_setup(monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, "setup", arguments.update)
+    for name in BUILD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    # setup.py sets these: here too, so that they are put back
+    for name, value in {"PATH": os.environ["PATH"], "TORCH_CUDA_ARCH_LIST": "", **environment}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
     monkeypatch.chdir(ROOT)
-    runpy.run_path("setup.py")
+    arguments["names"] = runpy.run_path("setup.py")
     return arguments
 
 
@@ -53,7 +64,7 @@ def test_any_opencv_satisfies(setup_arguments, monkeypatch):
     assert not any("opencv" in requirement for requirement in setup_arguments["install_requires"])
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "cv2" else found(name, *rest))
-    without_cv2 = run_setup(monkeypatch)["install_requires"]
+    without_cv2 = run_setup(monkeypatch, FORCE_CUDA="0")["install_requires"]
     assert [r for r in without_cv2 if "opencv" in r] == ["opencv-python-headless>=4.5"]
 
 
@@ -63,8 +74,107 @@ def test_all_code_and_tables_are_packaged(setup_arguments):
     assert {str(folder).replace(os.sep, ".") for folder in folders} == set(setup_arguments["packages"])
     globs = setup_arguments["package_data"]["mask2former_ext"]
     packaged = {path for glob in globs for path in package.glob(glob)}
-    unpackaged = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")} - packaged
-    assert not unpackaged
+    unpackaged = {path for path in package.rglob("*") if path.is_file() and CSRC not in path.parents} - packaged
+    assert not {path for path in unpackaged if path.suffix not in (".py", ".pyc", ".so")}
+
+
+def sources_of(arguments: dict[str, Any]) -> set[Path]:
+    (extension,) = arguments["ext_modules"]
+    assert extension.name == "mask2former_ext._C"
+    return {ROOT / source for source in extension.sources}
+
+
+@pytest.fixture
+def toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A CUDA toolkit 13.1 that compiles nothing, fit for this torch, and a wrapper of its nvcc in another place."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    answers = '--version) echo "release 13.1, V13.1.9";; --dryrun) echo "#\\$ TOP=$TOP/bin/.." >&2;;'
+    report = f'#!/bin/sh\ncase "$1" in {answers} esac\n'
+    for folder in ("toolkit/bin", "wrapper/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "nvcc").write_text(report.replace("$TOP", str(tmp_path / "toolkit")))
+        (tmp_path / folder / "nvcc").chmod(0o755)
+    return tmp_path / "toolkit"
+
+
+def test_cpp_is_compiled_always_and_cuda_with_a_toolkit(monkeypatch, capsys, toolkit):
+    cpp, cuda = set(CSRC.rglob("*.cpp")), set(CSRC.rglob("*.cu"))
+    assert cpp and cuda
+    assert sources_of(run_setup(monkeypatch, CUDA_HOME=f"{toolkit}")) == cpp | cuda
+    assert f"CUDA, with {toolkit}, for 8.0;9.0+PTX" in capsys.readouterr().err
+    assert sources_of(run_setup(monkeypatch, CUDA_HOME=f"{toolkit}", FORCE_CUDA="0")) == cpp
+    assert sources_of(run_setup(monkeypatch, CUDA_HOME="/nonexistent")) == cpp
+    assert "CPU only: /nonexistent/bin/nvcc does not exist" in capsys.readouterr().err
+
+
+def test_a_library_with_cuda_knows_toolkit_and_architectures(monkeypatch, toolkit):
+    arguments = run_setup(monkeypatch, CUDA_HOME=f"{toolkit}", TORCH_CUDA_ARCH_LIST="7.5 9.0a+PTX")
+    macros = dict(arguments["ext_modules"][0].define_macros)
+    assert macros["MASK2FORMER_EXT_CUDA_VERSION"] == '"13.1"'
+    assert macros["MASK2FORMER_EXT_CUDA_ARCHITECTURES"] == '"7.5 9.0a+PTX"'
+    with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST=9\.0;Hopper names 'Hopper'"):
+        run_setup(monkeypatch, CUDA_HOME=f"{toolkit}", TORCH_CUDA_ARCH_LIST="9.0;Hopper")
+
+
+def test_the_toolkit_is_found_behind_a_wrapper_of_nvcc(setup_arguments, monkeypatch, toolkit):
+    monkeypatch.setenv("PATH", f"{toolkit.parent / 'wrapper' / 'bin'}:{os.environ['PATH']}")
+    assert setup_arguments["names"]["find_cuda_home"]() == toolkit
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch, capsys):
+    assert "ext_modules" not in run_setup(monkeypatch, CXX="/nonexistent/c++ -m64")
+    assert "plain PyTorch will take their place: there is no C++ compiler (/nonexistent/c++" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("CUDA_HOME", "/nonexistent", "/nonexistent/bin/nvcc does not exist"),
+        ("CXX", "/nonexistent", "there is no C\\+\\+ compiler"),
+    ],
+)
+def test_forcing_cuda_without_a_compiler_is_an_error(monkeypatch, variable, value, reason):
+    with pytest.raises(SystemExit, match=f"FORCE_CUDA=1, but the CUDA sources cannot be compiled: {reason}"):
+        run_setup(monkeypatch, FORCE_CUDA="1", **{variable: value})
+
+
+def test_forcing_cuda_with_a_toolkit_of_another_cuda_is_an_error(monkeypatch, toolkit):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(SystemExit, match=r"is 13.1, but torch was built with 12.8"):
+        run_setup(monkeypatch, FORCE_CUDA="1", CUDA_HOME=f"{toolkit}")
+
+
+def unwanted(folder: str, names: list[str]) -> set[str]:
+    """What a fresh checkout would not have."""
+    pattern = re.compile(r"^\.|^(build|dist|output.*|__pycache__)$|\.(egg-info|so)$")
+    left_behind = {name for name in names if pattern.search(name)}
+    data = {name for name in names if Path(folder) == ROOT / "datasets" and (ROOT / "datasets" / name).is_dir()}
+    return left_behind | data
+
+
+def test_distributions_built_without_torch(tmp_path):
+    """As ``python -m build`` does in its isolated environment: sources in the sdist, no compiled code in the wheel."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=unwanted)
+    files = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
+    code = (
+        "import sys; sys.modules['torch'] = None; from setuptools import build_meta as build; "
+        "build.build_sdist('dist'); build.build_wheel('dist')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in BUILD_VARIABLES}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "no operators are compiled, plain PyTorch will take their place: torch cannot be imported" in result.stderr
+
+    name = f"mask2former_ext-{mask2former_ext.__version__}"
+    with tarfile.open(checkout / "dist" / f"{name}.tar.gz") as sdist:
+        assert files <= {member.partition("/")[2] for member in sdist.getnames()}
+    with zipfile.ZipFile(checkout / "dist" / f"{name}-py3-none-any.whl") as wheel:
+        packaged = {member for member in wheel.namelist() if ".dist-info/" not in member}
+    code_and_tables = {file for file in files if file.startswith("mask2former_ext/") and "/csrc/" not in file}
+    assert packaged == code_and_tables
 
 
 def test_every_requirement_is_pinned():
@@ -85,7 +195,8 @@ def test_without_detectron2_the_import_names_the_command():
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     # A make that runs this test must not pass its own flags and variables on.
-    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "VENV")}
+    own = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "VENV", *BUILD_VARIABLES)
+    environment = {name: value for name, value in os.environ.items() if name not in own}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -96,8 +207,13 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("Makefile", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
-    for name in ("tools/install_detectron2.py", "tools/detectron2_adaptation.py", "mask2former_ext/__init__.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in (
+        "tools/install_detectron2.py",
+        "tools/detectron2_adaptation.py",
+        "mask2former_ext/__init__.py",
+        "mask2former_ext/ops/csrc/cpu/kernels.h",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     python = tmp_path / ".venv" / "bin" / "python"
@@ -118,9 +234,10 @@ def test_an_interrupted_set_up_goes_on_where_it_stopped(checkout, monkeypatch):
     monkeypatch.setenv("FAILS", "0")
     assert make(checkout, "setup", "PYTHON=./python3").returncode == 0
     asked = (checkout / "asked.txt").read_text().splitlines()
-    assert len(asked) == 2
+    assert len(asked) == 3
     assert asked[0] == "tools/install_detectron2.py"
     assert asked[1].endswith("-e .")
+    assert "load_extension" in asked[2]
 
     (checkout / "asked.txt").unlink()
     assert make(checkout, "setup", "PYTHON=./python3").returncode == 0
@@ -136,6 +253,24 @@ def test_changed_requirements_are_installed(checkout):
     asked = (checkout / "asked.txt").read_text()
     assert "requirements/dev.txt" in asked
     assert "requirements/torch.txt" not in asked
+
+
+def test_changed_operators_are_compiled(checkout):
+    assert make(checkout, "setup", "PYTHON=./python3").returncode == 0
+    (checkout / "asked.txt").unlink()
+    later = (checkout / ".venv" / "stamps" / "package").stat().st_mtime + 10
+    os.utime(checkout / "mask2former_ext" / "ops" / "csrc" / "cpu" / "kernels.h", (later, later))
+    assert make(checkout, "setup", "PYTHON=./python3").returncode == 0
+    assert "-e ." in (checkout / "asked.txt").read_text()
+
+
+def test_forcing_cuda_compiles_once_more(checkout):
+    installed = []
+    for settings in (["FORCE_CUDA=0"], ["FORCE_CUDA=1"], ["FORCE_CUDA=1"], []):
+        (checkout / "asked.txt").write_text("")
+        assert make(checkout, "setup", "PYTHON=./python3", *settings).returncode == 0
+        installed.append("-e ." in (checkout / "asked.txt").read_text())
+    assert installed == [True, True, False, False]
 
 
 def test_a_missing_python_is_named(checkout):
