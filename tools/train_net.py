@@ -8,13 +8,13 @@ import logging
 import sys
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, hooks, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import mask2former_ext  # noqa: F401  (registers models and datasets)
+from mask2former_ext.checkpoint import build_checkpointer
 from mask2former_ext.config import load_config
 from mask2former_ext.engine import (
     Trainer,
@@ -66,7 +66,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:
     check_datasets(cfg)
     model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    build_checkpointer(cfg, model, new_classes=False).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results |= Trainer.test_with_tta(cfg, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +13,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer
-from detectron2.engine.train_loop import TrainerBase
+from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
+from ..checkpoint import build_checkpointer
 from ..config import is_maskformer
 from ..data import build_dataset_mapper
 from ..evaluation import build_evaluator
@@ -49,7 +51,7 @@ class Trainer(DefaultTrainer):
     """Trains and evaluates MaskFormer, and any other model that a Detectron2 config describes.
 
     MaskFormer configs get the mapper of ``INPUT.DATASET_MAPPER_NAME`` and the optimizer rule of this package; other
-    configs get Detectron2's own. Checkpoints, logs, TensorBoard and periodic evaluation are Detectron2's.
+    configs get Detectron2's own. Logs, TensorBoard, periodic evaluation and the layout of checkpoints are Detectron2's.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -64,6 +66,14 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.AUG.ENABLED:
             test_time_augmentation(cfg)
         super().__init__(for_this_machine(cfg))
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Build Detectron2's hooks, with the checkpointer of :func:`mask2former_ext.checkpoint.build_checkpointer`.
+
+        The constructor calls this right after it made its own checkpointer, which the hooks would take otherwise.
+        """
+        self.checkpointer = build_checkpointer(self.cfg, self.model, new_classes=True, trainer=weakref.proxy(self))
+        return super().build_hooks()
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
