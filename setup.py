@@ -31,7 +31,7 @@ INSTALL_REQUIRES = [
     "scipy>=1.9",
     "pillow>=9.1",
     "pycocotools>=2.0.6",
-    "fvcore>=0.1.5",
+    "fvcore>=0.1.5.post20221221",
     "matplotlib>=3.6",
     "tabulate",
 ]
