@@ -1,0 +1,1 @@
+"""What tools/benchmark.py measures, and the measuring: time in turn, peak memory, reports."""

@@ -1,0 +1,70 @@
+"""Peak memory of a call.
+
+On a GPU PyTorch's allocator knows it. On the CPU it is the growth of this process's resident memory at its highest,
+which the kernel of Linux keeps account of, and forgets on request (proc(5), clear_refs): unlike PyTorch's own profiler
+this sees everything, also what kernels and libraries allocate by themselves. Free memory that the C library holds back
+would be taken without the process growing, so it is handed back to the system first (malloc_trim of glibc). A call
+made before leaves caches and threads that later calls share. What remains is exact to about a hundred kilobytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+MEMINFO = Path("/proc/meminfo")
+FORGET_PEAK = "5"
+
+
+def _kilobytes(file: Path, field: str) -> int:
+    match = re.search(rf"^{field}:\s+(\d+) kB$", file.read_text(encoding="ascii"), flags=re.MULTILINE)
+    if match is None:
+        raise OSError(f"{file} has no {field}")
+    return int(match.group(1)) * 1024
+
+
+def _trim_heap() -> None:
+    """Hand free memory back to the system; raises AttributeError where the C library is not glibc."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def peak_growth(call: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that ``call`` needs at its highest, its result included, beyond what there is before it.
+
+    Calls twice: the first time is not measured.
+
+    Returns:
+        The bytes; None where the system keeps no account (other systems than Linux with glibc).
+    """
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        _trim_heap()
+        CLEAR_REFS.write_text(FORGET_PEAK, encoding="ascii")
+        before = _kilobytes(STATUS, "VmRSS")
+    except (OSError, AttributeError):
+        return None
+    call()
+    return _kilobytes(STATUS, "VmHWM") - before
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on ``device``; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return _kilobytes(MEMINFO, "MemAvailable")
+    except OSError:
+        return None

@@ -1,0 +1,103 @@
+"""tools/benchmark.py: its command line and exit status."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
+SMALL = ["op", "--sizes", "32", "--dtypes", "fp32", "--offsets", "trained", "--repeats", "1", "--threads", "1"]
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("benchmark_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_prints_a_table_and_writes_json(tool, tmp_path, capsys):
+    path = tmp_path / "new" / "op.json"
+    assert tool.main([*SMALL, "--json", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert "| 32 (21 queries) | fp32  | trained | forward   | compiled" in shown.out
+    report = json.loads(path.read_text())
+    assert {row["direction"] for row in report["results"]} == {"forward", "backward"}
+    for row in report["results"]:
+        assert row["runs"] == 1 and row["ratio_to_reference"] > 0
+
+
+def captured(tool, monkeypatch, arguments):
+    """The options that the benchmark gets."""
+    options = []
+    report = {"results": []}
+    monkeypatch.setattr(tool, "run_op_benchmark", lambda given: options.append(given) or report)
+    monkeypatch.setattr(tool, "format_report", lambda given: "")
+    assert tool.main(arguments) == 0
+    return options[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes", "repeats"),
+    [
+        ([], ["1024"], 15),
+        (["--quick"], ["256"], 3),
+        (["--quick", "--sizes", "64"], ["64"], 3),
+        (["--sizes", "512x8", "1024q100", "--repeats", "4"], ["512x8", "1024q100"], 4),
+        (["--sweep"], ["512", "512x8", "1024", "1024x8", "2048", "2048x8", "1024q100", "1024x8q300"], 15),
+    ],
+)
+def test_sizes(tool, monkeypatch, arguments, sizes, repeats):
+    options = captured(tool, monkeypatch, ["op", *arguments])
+    assert [size.name for size in options.sizes] == sizes
+    assert options.repeats == repeats
+    assert list(options.dtypes) == ["fp32", "bf16", "fp16"]
+    assert list(options.offsets) == ["initialised", "trained"]
+    assert options.device == torch.device("cpu")
+
+
+def test_threads_dtypes_and_seconds(tool, monkeypatch):
+    options = captured(tool, monkeypatch, ["op", "--threads", "3", "--dtypes", "fp64", "--seconds", "1.5"])
+    assert (options.threads, options.dtypes, options.seconds) == (3, ["fp64"], 1.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "required: command"),
+        (["op", "--sizes", "100"], "'100' is no size"),
+        (["op", "--threads", "0"], "0 is not a whole number above 0"),
+        (["op", "--device", "xpu"], "neither cpu nor cuda"),
+        (["op", "--dtypes", "int8"], "invalid choice"),
+        (["op", "--sweep", "--sizes", "32"], "not allowed with"),
+    ],
+)
+def test_what_cannot_be_done_is_said(tool, capsys, arguments, complaint):
+    with pytest.raises(SystemExit) as exit_:
+        tool.main(arguments)
+    assert exit_.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_not_there(tool, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        tool.main(["op", "--device", "cuda"])
+    assert "torch sees no GPU here" in capsys.readouterr().err
+
+
+def test_help_has_an_example(tool, capsys):
+    for arguments in (["--help"], ["op", "--help"]):
+        with pytest.raises(SystemExit) as exit_:
+            tool.main(arguments)
+        assert exit_.value.code == 0
+        assert "example: python tools/benchmark.py op" in capsys.readouterr().out
+
+
+def test_a_wrong_answer_fails(tool, monkeypatch, capsys):
+    monkeypatch.setattr("mask2former_ext.benchmark.op.ERROR_LIMITS", dict.fromkeys([torch.float32], 0.0))
+    assert tool.main(SMALL) == 1
+    assert "WRONG  compiled, forward, size 32, fp32, trained: the error" in capsys.readouterr().err
