@@ -3,6 +3,7 @@
 #include "../problem.h"
 #include "kernels.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>

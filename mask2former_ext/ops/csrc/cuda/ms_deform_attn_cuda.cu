@@ -3,6 +3,7 @@
 #include "sampling.cuh"
 #include "vectors.cuh"
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Dispatch.h>
 #include <c10/cuda/CUDAException.h>
