@@ -38,7 +38,8 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "tools": ["scikit-image>=0.20"],
-    "dev": ["pytest>=7.0", "ruff>=0.9", "mypy>=1.10", "scikit-image>=0.20"],
+    "timm": ["timm>=1.0"],
+    "dev": ["pytest>=7.0", "ruff>=0.9", "mypy>=1.10", "scikit-image>=0.20", "timm>=1.0"],
 }
 
 

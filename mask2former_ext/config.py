@@ -26,6 +26,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_mask_former_keys(cfg)
     _add_pixel_decoder_keys(cfg)
     _add_swin_keys(cfg)
+    _add_timm_keys(cfg)
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
@@ -107,6 +108,15 @@ def _add_swin_keys(cfg: CfgNode) -> None:
     node.PATCH_NORM = True
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     node.USE_CHECKPOINT = False
+
+
+def _add_timm_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.TIMM = node = CfgNode()
+    node.NAME = ""
+    node.PRETRAINED = False
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # further arguments of timm.create_model; YAML files may set any
+    node.KWARGS = CfgNode(new_allowed=True)
 
 
 def get_cfg_defaults() -> CfgNode:

@@ -1,10 +1,12 @@
 """Model: meta-architecture, head, decoders; importing registers them with Detectron2."""
 
+from .backbone import D2SwinTransformer, build_timm_backbone
 from .criterion import SetCriterion
 from .head import MaskFormerHead
 from .maskformer import MaskFormer
 from .matcher import HungarianMatcher, NonFiniteCostError
 from .pixel_decoder import MSDeformAttnPixelDecoder
+from .plain_pixel_decoder import BasePixelDecoder, TransformerEncoderPixelDecoder
 from .transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
     MultiScaleMaskedTransformerDecoder,
@@ -13,6 +15,8 @@ from .transformer_decoder import (
 
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
+    "BasePixelDecoder",
+    "D2SwinTransformer",
     "HungarianMatcher",
     "MSDeformAttnPixelDecoder",
     "MaskFormer",
@@ -20,5 +24,7 @@ __all__ = [
     "MultiScaleMaskedTransformerDecoder",
     "NonFiniteCostError",
     "SetCriterion",
+    "TransformerEncoderPixelDecoder",
+    "build_timm_backbone",
     "build_transformer_decoder",
 ]

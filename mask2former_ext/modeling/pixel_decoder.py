@@ -163,8 +163,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         pyramid = [n for n in names if common_stride <= input_shape[n].stride < input_shape[encoded[0]].stride]
         self.pyramid_features = pyramid[::-1]
         for index, name in enumerate(pyramid, start=1):
-            self.add_module(f"adapter_{index}", _pyramid_conv(input_shape[name].channels, conv_dim, 1, norm))
-            self.add_module(f"layer_{index}", _pyramid_conv(conv_dim, conv_dim, 3, norm, F.relu))
+            self.add_module(f"adapter_{index}", pyramid_conv(input_shape[name].channels, conv_dim, 1, norm))
+            self.add_module(f"layer_{index}", pyramid_conv(conv_dim, conv_dim, 3, norm, F.relu))
         if len(encoded) + len(pyramid) < NUM_DECODER_LEVELS:
             raise ValueError(f"the transformer decoder needs {NUM_DECODER_LEVELS} scales, got features {names}.")
 
@@ -213,7 +213,8 @@ def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.GroupNorm(32, out_channels))
 
 
-def _pyramid_conv(in_channels: int, out_channels: int, kernel_size: int, norm: str, activation: Any = None) -> Conv2d:
+def pyramid_conv(in_channels: int, out_channels: int, kernel_size: int, norm: str, activation: Any = None) -> Conv2d:
+    """A normalised convolution of the feature pyramid, without bias where it has a norm; sizes stay."""
     conv = Conv2d(
         in_channels,
         out_channels,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 GOLDENS = Path(__file__).parent / "goldens"
-NOT_FILLED = ("pixel_mean", "pixel_std", "empty_weight", "num_batches_tracked")
+NOT_FILLED = ("pixel_mean", "pixel_std", "empty_weight", "num_batches_tracked", "relative_position_index")
 EMBEDDINGS = ("query_feat", "query_embed", "level_embed")
 
 
@@ -26,6 +26,8 @@ def _seeded_value(key: str, shape: tuple[int, ...]) -> torch.Tensor:
         value = 0.05 * noise
     elif any(name in key for name in EMBEDDINGS):
         value = noise
+    elif key.endswith("relative_position_bias_table"):
+        value = 0.2 * noise
     elif len(shape) == 1:
         value = 1.0 + 0.1 * noise
     else:
