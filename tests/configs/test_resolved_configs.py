@@ -5,6 +5,7 @@
 """
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,25 @@ def flatten(node, prefix=""):
     return values
 
 
+def bases(path):
+    """The files that a config names in _BASE_, and those that they name."""
+    named = yaml.safe_load(path.read_text()).get("_BASE_", [])
+    for name in [named] if isinstance(named, str) else named:
+        base = Path(os.path.normpath(path.parent / name))
+        yield base
+        yield from bases(base)
+
+
 def test_every_config_file_has_expected_values():
     assert sorted(RESOLVED["each"]) == LEAVES
+    assert len(LEAVES) == 47
+
+
+def test_every_other_file_is_a_base_of_one_with_a_purpose():
+    configs = {CONFIGS / name for name in LEAVES}
+    configs |= {*CONFIGS.glob("quickstart/*.yaml"), *CONFIGS.glob("coco/instance-segmentation/mask_rcnn_*.yaml")}
+    used = configs.union(*map(bases, configs))
+    assert set(CONFIGS.rglob("*.yaml")) == used
 
 
 @pytest.mark.parametrize("name", LEAVES)
