@@ -3,14 +3,23 @@
 Importing this registers names and metadata, and looks at no dataset file.
 """
 
+from .ade20k import register_ade20k, register_ade20k_full
 from .coco import register_coco_panoptic, register_coco_stuff_10k
 from .coins import register_coins
 from .loading import datasets_root
+from .mapillary import register_mapillary_vistas
 from .registration import check_panoptic_metadata, register_panoptic_dataset, register_semantic_dataset
 
 __all__ = ["check_panoptic_metadata", "register_all", "register_panoptic_dataset", "register_semantic_dataset"]
 
-FAMILIES = (register_coco_panoptic, register_coco_stuff_10k, register_coins)
+FAMILIES = (
+    register_ade20k,
+    register_ade20k_full,
+    register_coco_panoptic,
+    register_coco_stuff_10k,
+    register_coins,
+    register_mapillary_vistas,
+)
 
 
 def register_all(root: str) -> None:
