@@ -23,6 +23,7 @@ from skimage import data, filters, segmentation
 
 from mask2former_ext.data.datasets.coins import CATEGORIES, SPLITS, coins_paths
 from mask2former_ext.data.datasets.loading import datasets_root
+from mask2former_ext.data.reading import id_to_rgb
 
 NUM_COINS = 24
 
@@ -129,11 +130,6 @@ def describe_segments(ids: np.ndarray, image_id: int) -> list[dict[str, Any]]:
             }
         )
     return annotations
-
-
-def id_to_rgb(ids: np.ndarray) -> np.ndarray:
-    """The colours of a COCO panoptic PNG: int H×W → uint8 H×W×3, with id = R + 256·G + 65536·B."""
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
 
 
 def write(path: Path, content: Any) -> None:

@@ -126,6 +126,11 @@ def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
     return channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
 
 
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """The colours of a COCO panoptic PNG, the inverse of `rgb_to_id`: integers H×W in [0, 256³) → uint8 H×W×3."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+
+
 def _shorten(ids: list[int], limit: int = 10) -> str:
     shown = ", ".join(map(str, ids[:limit]))
     return shown if len(ids) <= limit else f"{shown} and {len(ids) - limit} more"

@@ -12,12 +12,7 @@ import numpy as np
 from detectron2.utils import comm
 from PIL import Image
 
-RADIX = 256  # an id is R + 256 * G + 256 * 256 * B
-
-
-def colours_of_ids(id_map: np.ndarray) -> np.ndarray:
-    """Return the uint8 array H x W x 3 that stands for ids in [0, 256**3)."""
-    return np.stack([id_map // RADIX**channel % RADIX for channel in range(3)], axis=-1).astype(np.uint8)
+from ..data.reading import id_to_rgb
 
 
 class PredictionWriter:
@@ -47,7 +42,7 @@ class PredictionWriter:
         """
         os.makedirs(self._partial_folder, exist_ok=True)
         file_name = os.path.splitext(gt_file_name.replace("/", "_"))[0] + ".png"
-        Image.fromarray(colours_of_ids(id_map)).save(os.path.join(self._partial_folder, file_name))
+        Image.fromarray(id_to_rgb(id_map)).save(os.path.join(self._partial_folder, file_name))
         self._annotations.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
 
     def publish(self, description: Mapping[str, Sequence[Any]]) -> None:

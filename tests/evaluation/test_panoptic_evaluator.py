@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from mask2former_ext.data.datasets import register_panoptic_dataset
+from mask2former_ext.data.reading import id_to_rgb
 from mask2former_ext.evaluation import PanopticEvaluator, panoptic
-from mask2former_ext.evaluation.panoptic_files import colours_of_ids
 
 NAME = "tiny_panoptic_to_evaluate"
 # Contiguous ids: tree 0, cat 1, dog 2, so things do not come first.
@@ -38,7 +38,7 @@ PERFECT = {
 
 
 def write_png(path, id_map):
-    Image.fromarray(colours_of_ids(np.array(id_map))).save(path)
+    Image.fromarray(id_to_rgb(np.array(id_map))).save(path)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..reading import read_image_file
+from ..reading import id_to_rgb, read_image_file
 from .ade20k import SPLITS, ade20k_paths
 from .loading import require_path
 from .preparation import process, process_with_journal, save_json, save_png
@@ -195,7 +195,7 @@ def _convert_panoptic(name: str, files: Files, folder: Path) -> dict[str, Any]:
     image = files.image(name, labels.shape)
     files.image(name, number_map.shape)
     ids, segments = panoptic_segments(labels, number_map, label_of_number, set(files.thing_ids))
-    save_png(folder / f"{name}.png", np.stack([ids % 256, ids // 256, 0 * ids], axis=2).astype(np.uint8))
+    save_png(folder / f"{name}.png", id_to_rgb(ids))
     return {
         "image": image,
         "annotation": {"image_id": name, "file_name": f"{name}.png", "segments_info": segments},
