@@ -54,7 +54,8 @@ class MaskFormerDatasetMapper:
     the targets were read from, and
 
     * `image`: uint8 tensor [C, H, W] in INPUT.FORMAT, H and W after the augmentations;
-    * `instances`: Instances with gt_classes int64 [N], gt_masks bool [N, H, W], gt_boxes [N, 4]; N may be 0;
+    * `instances`: Instances with gt_classes int64 [N], gt_masks [N, H, W] as PackedBitMasks,
+      gt_boxes [N, 4]; N may be 0;
     * `sem_seg` (mask_former_semantic, mask_former_panoptic): int64 tensor [H, W], the dataset's ignore_label where
       there is no label, padding included;
     * `height`, `width`: of the image file.

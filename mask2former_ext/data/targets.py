@@ -5,15 +5,18 @@ Shape legend: H, W height and width in pixels, before or after the augmentations
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Instances
 from fvcore.transforms.transform import Transform
 
+from mask2former_ext.structures import PackedBitMasks
+
 from .index_maps import NOTHING, index_dtype, transform_index_map
-from .masks import Polygons, decode_segmentation, transform_mask
+from .masks import Polygons, decode_segmentation, transform_masks
 from .reading import (
     DatasetDict,
     LabelSpace,
@@ -49,7 +52,7 @@ class Targets(Protocol):
         """Targets for the image as it is after `transforms`, of `image_size` (H, W). To be called once.
 
         Returns:
-            Instances with gt_classes int64 [N], gt_masks bool [N, H, W], gt_boxes [N, 4] tight around the masks.
+            Instances with gt_classes int64 [N], gt_masks PackedBitMasks [N, H, W], gt_boxes [N, 4] tight around them.
             Objects of which nothing is left in the image are dropped; N may be 0.
         """
 
@@ -59,8 +62,14 @@ class SemanticTargets:
 
     SOURCE_KEYS: ClassVar[tuple[str, ...]] = ("sem_seg_file_name",)
 
-    def __init__(self, index_map: np.ndarray) -> None:
+    def __init__(self, index_map: np.ndarray, classes: np.ndarray) -> None:
+        """
+        Args:
+            index_map: H×W, k + 1 for class k, 0 where there is none.
+            classes: sorted int64, those that occur.
+        """
         self._index_map = index_map
+        self._classes = classes
 
     @classmethod
     def read(cls, dataset_dict: DatasetDict, image_size: tuple[int, int], labels: LabelSpace) -> SemanticTargets:
@@ -74,20 +83,19 @@ class SemanticTargets:
             )
         check_size(path, label_map.shape, image_size, dataset_dict)
         label_map = label_map.astype(np.uint16)  # one-bit files come as bool, which would not index the table below
-        present = np.unique(label_map)
+        present = np.flatnonzero(np.bincount(label_map.reshape(-1)))
         classes = present[present != labels.ignore_label].astype(np.int64)
         check_labels(classes.tolist(), labels, f"{path} ({describe(dataset_dict)})")
         table = np.full(int(label_map.max()) + 1, NOTHING, dtype=index_dtype(labels.num_classes))
         table[classes] = classes + 1
-        return cls(table[label_map])
+        return cls(table[label_map], classes)
 
     def category_map(self) -> np.ndarray:
         return self._index_map
 
     def to_instances(self, transforms: Transform, image_size: tuple[int, int]) -> Instances:
         index_map = transform_index_map(transforms, self._index_map)
-        indices = _present_indices(index_map)
-        return _instances(image_size, indices.astype(np.int64) - 1, index_map == indices[:, None, None])
+        return _instances(self._classes, _masks_of(index_map, self._classes + 1))
 
 
 class PanopticTargets:
@@ -125,9 +133,8 @@ class PanopticTargets:
         segments = [segment for segment in self._segments if not segment.get("iscrowd", 0)]
         index_map = self._index_map({segment["id"]: k + 1 for k, segment in enumerate(segments)})
         index_map = transform_index_map(transforms, index_map)
-        indices = _present_indices(index_map)
-        classes = [segments[index - 1]["category_id"] for index in indices.tolist()]
-        return _instances(image_size, np.array(classes, dtype=np.int64), index_map == indices[:, None, None])
+        classes = np.array([segment["category_id"] for segment in segments], dtype=np.int64)
+        return _instances(classes, _masks_of(index_map, range(1, len(segments) + 1)))
 
     def _index_map(self, index_of_id: dict[int, int]) -> np.ndarray:
         indices = [index_of_id.get(png_id, NOTHING) for png_id in self._png_ids.tolist()]
@@ -164,25 +171,22 @@ class InstanceTargets:
         return None
 
     def to_instances(self, transforms: Transform, image_size: tuple[int, int]) -> Instances:
-        masks = np.zeros((len(self._shapes), *image_size), dtype=bool)
-        for mask, shape in zip(masks, self._shapes, strict=True):
-            mask[:] = transform_mask(shape, transforms, image_size)
-        kept = masks.any(axis=(1, 2))
-        return _instances(image_size, np.array(self._classes, dtype=np.int64)[kept], masks[kept])
+        masks = transform_masks(self._shapes, transforms, image_size)
+        return _instances(np.array(self._classes, dtype=np.int64), masks)
 
 
-def _present_indices(index_map: np.ndarray) -> np.ndarray:
-    indices = np.unique(index_map)
-    return indices[indices != NOTHING]
+def _masks_of(index_map: np.ndarray, indices: Iterable[int]) -> PackedBitMasks:
+    """One mask per index, packed as it is made: as bools they would take eight times the room."""
+    return PackedBitMasks.from_each((index_map == index for index in indices), index_map.shape)
 
 
-def _instances(image_size: tuple[int, int], classes: np.ndarray, masks: np.ndarray) -> Instances:
-    """Wrap int64 classes [N] and non-empty bool masks [N, H, W]."""
-    assert masks.shape == (len(classes), *image_size), (masks.shape, len(classes), image_size)
-    bit_masks = BitMasks(torch.from_numpy(np.ascontiguousarray(masks)))
+def _instances(classes: np.ndarray, masks: PackedBitMasks) -> Instances:
+    """Wrap int64 classes [N] and as many masks, less those that are empty."""
+    kept = masks.nonempty()
+    masks = masks if kept.all() else masks[kept]
     return Instances(
-        image_size,
-        gt_classes=torch.from_numpy(classes),
-        gt_masks=bit_masks.tensor,
-        gt_boxes=bit_masks.get_bounding_boxes(),
+        masks.image_size,
+        gt_classes=torch.from_numpy(classes)[kept],
+        gt_masks=masks,
+        gt_boxes=masks.get_bounding_boxes(),
     )

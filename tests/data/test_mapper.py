@@ -10,6 +10,7 @@ from detectron2.data import DatasetMapper
 from detectron2.structures import Boxes
 
 from mask2former_ext.data import DATASET_MAPPERS, MaskFormerDatasetMapper, build_dataset_mapper
+from mask2former_ext.structures import PackedBitMasks
 
 INSTANCE_MAPPERS = ["mask_former_instance", "coco_instance_lsj"]
 PANOPTIC_MAPPERS = ["mask_former_panoptic", "coco_panoptic_lsj"]
@@ -64,8 +65,7 @@ def check_types(output, size):
     count = len(instances)
     assert instances.image_size == size
     assert instances.gt_classes.dtype == torch.int64 and instances.gt_classes.shape == (count,)
-    assert instances.gt_masks.dtype == torch.bool and instances.gt_masks.shape == (count, *size)
-    assert instances.gt_masks.is_contiguous()
+    assert isinstance(instances.gt_masks, PackedBitMasks) and instances.gt_masks.shape == (count, *size)
     assert isinstance(instances.gt_boxes, Boxes) and instances.gt_boxes.tensor.dtype == torch.float32
     assert instances.gt_boxes.tensor.shape == (count, 4)
     assert output["image"].dtype == torch.uint8 and output["image"].shape == (3, *size)
@@ -85,7 +85,7 @@ def test_every_form_of_instance_annotation_gives_its_exact_mask(mapper, form, ma
 
     size = size_of(mapper)
     check_types(output, size)
-    np.testing.assert_array_equal(output["instances"].gt_masks[0].numpy(), padded(rectangle(*box), size))
+    np.testing.assert_array_equal(output["instances"].gt_masks.tensor[0].numpy(), padded(rectangle(*box), size))
     assert output["instances"].gt_classes.tolist() == [3]
     assert output["instances"].gt_boxes.tensor.tolist() == [[2, 1, 7, 4]]  # of the mask, not the annotation's
     np.testing.assert_array_equal(output["image"].numpy()[:, :6], image.transpose(2, 0, 1))
@@ -105,14 +105,14 @@ def test_forms_may_be_mixed_and_crowds_are_dropped(mapper, mapper_cfg, record):
     size = size_of(mapper)
     check_types(output, size)
     assert output["instances"].gt_classes.tolist() == [0, 1, 2, 3, 0, 1]
-    for mask, box in zip(output["instances"].gt_masks.numpy(), boxes, strict=True):
+    for mask, box in zip(output["instances"].gt_masks.tensor.numpy(), boxes, strict=True):
         np.testing.assert_array_equal(mask, padded(rectangle(*box), size))
 
 
 def test_several_polygons_are_one_object(mapper_cfg, record):
     segmentation = polygon(0, 0, 2, 2) + polygon(3, 4, 6, 8)
     record["annotations"] = [{"category_id": 0, "segmentation": segmentation}]
-    masks = build_dataset_mapper(mapper_cfg("mask_former_instance"))(record)["instances"].gt_masks.numpy()
+    masks = build_dataset_mapper(mapper_cfg("mask_former_instance"))(record)["instances"].gt_masks.tensor.numpy()
     np.testing.assert_array_equal(masks, [rectangle(0, 0, 2, 2) | rectangle(3, 4, 6, 8)])
 
 
@@ -144,7 +144,7 @@ def test_objects_outside_the_crop_are_dropped_and_others_cut(form, mapper_cfg, r
         check_types(output, (4, 4))
         classes = output["instances"].gt_classes.tolist()
         assert classes in ([2], [0, 2], [1, 2])
-        assert output["instances"].gt_masks[-1].all()
+        assert output["instances"].gt_masks.tensor[-1].all()
         seen.add(tuple(classes))
     assert seen == {(2,), (0, 2), (1, 2)}
 
@@ -173,7 +173,9 @@ def test_panoptic_segments_become_masks_and_crowds_do_not(mapper, mapper_cfg, pa
     check_types(output, size)
     assert output["instances"].gt_classes.tolist() == [1, 0, 3]
     expected = [rectangle(2, 0, 4, 3), rectangle(0, 0, 2, 3), rectangle(4, 0, 6, 8)]
-    np.testing.assert_array_equal(output["instances"].gt_masks.numpy(), [padded(mask, size) for mask in expected])
+    np.testing.assert_array_equal(
+        output["instances"].gt_masks.tensor.numpy(), [padded(mask, size) for mask in expected]
+    )
     assert output["instances"].gt_boxes.tensor.tolist() == [[0, 2, 3, 4], [0, 0, 3, 2], [0, 4, 8, 6]]
 
 
@@ -214,8 +216,9 @@ def test_more_segments_than_a_byte_counts(mapper_cfg, record, png):
     }
     instances = build_dataset_mapper(cfg)(record)["instances"]  # 20×20 becomes 32×32
     assert len(instances) == 400
-    assert instances.gt_masks.sum(0).eq(1).all()
-    pixel = instances.gt_masks[:, 31, 31].nonzero().item()
+    masks = instances.gt_masks.tensor
+    assert masks.sum(0).eq(1).all()
+    pixel = masks[:, 31, 31].nonzero().item()
     assert pixel == 399 and instances.gt_classes[pixel] == 0
 
 
@@ -228,7 +231,7 @@ def test_semantic_classes_become_masks(mapper_cfg, record, png):
     output = build_dataset_mapper(mapper_cfg("mask_former_semantic"))(record)
     check_types(output, (6, 8))
     assert output["instances"].gt_classes.tolist() == [0, 3]
-    np.testing.assert_array_equal(output["instances"].gt_masks.numpy(), [labels == 0, labels == 3])
+    np.testing.assert_array_equal(output["instances"].gt_masks.tensor.numpy(), [labels == 0, labels == 3])
     np.testing.assert_array_equal(output["sem_seg"].numpy(), labels)
     assert output["sem_seg"].dtype == torch.int64
 
@@ -264,10 +267,11 @@ def test_fixed_size_pads_with_no_object(mapper_cfg, record, panoptic_record, png
     for output in (semantic, instance, panoptic):
         check_types(output, (10, 10))
         assert (output["image"][:, 6:] == 128).all() and (output["image"][:, :, 8:] == 128).all()
-        assert not output["instances"].gt_masks[:, 6:].any() and not output["instances"].gt_masks[:, :, 8:].any()
+        masks = output["instances"].gt_masks.tensor
+        assert not masks[:, 6:].any() and not masks[:, :, 8:].any()
     for output in (semantic, panoptic):
         assert (output["sem_seg"][6:] == 255).all() and (output["sem_seg"][:, 8:] == 255).all()
-    assert semantic["instances"].gt_masks.sum() == instance["instances"].gt_masks.sum() == 48
+    assert semantic["instances"].gt_masks.area().sum() == instance["instances"].gt_masks.area().sum() == 48
 
 
 def test_an_image_larger_than_the_fixed_size_is_not_cut(mapper_cfg, record, png):
@@ -296,7 +300,7 @@ def test_flips_move_image_and_targets_together(name, flip, mapper_cfg, record, p
         seen.add(flipped)
         arrange = turn if flipped else (lambda x: x)
         np.testing.assert_array_equal(output["image"][:, :6].numpy().transpose(1, 2, 0), arrange(image))
-        mask = output["instances"].gt_masks[output["instances"].gt_classes == 0][0, :6].numpy()
+        mask = output["instances"].gt_masks[output["instances"].gt_classes == 0].tensor[0, :6].numpy()
         np.testing.assert_array_equal(mask, arrange(rectangle(0, 0, 2, 3)))
     assert seen == ({False} if flip == "none" else {False, True})
 
@@ -341,7 +345,7 @@ def test_the_same_seed_gives_the_same_output(name, mapper_cfg, record, panoptic_
         outputs.append([mapper(record) for _ in range(5)])
     for first, second in zip(*outputs, strict=True):
         assert torch.equal(first["image"], second["image"])
-        assert torch.equal(first["instances"].gt_masks, second["instances"].gt_masks)
+        assert torch.equal(first["instances"].gt_masks.bits, second["instances"].gt_masks.bits)
     assert any(not torch.equal(outputs[0][0]["image"], other["image"]) for other in outputs[0][1:])
 
 
