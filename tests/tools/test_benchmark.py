@@ -34,8 +34,9 @@ def captured(tool, monkeypatch, arguments):
     """The options that the benchmark gets."""
     options = []
     report = {"results": []}
-    monkeypatch.setattr(tool, "run_op_benchmark", lambda given: options.append(given) or report)
-    monkeypatch.setattr(tool, "format_report", lambda given: "")
+    module = f"mask2former_ext.benchmark.command_{arguments[0]}"
+    monkeypatch.setattr(f"{module}.run_{arguments[0]}_benchmark", lambda given: options.append(given) or report)
+    monkeypatch.setattr(f"{module}.format_report", lambda given: "")
     assert tool.main(arguments) == 0
     return options[0]
 
@@ -73,6 +74,8 @@ def test_threads_dtypes_and_seconds(tool, monkeypatch):
         (["op", "--device", "xpu"], "neither cpu nor cuda"),
         (["op", "--dtypes", "int8"], "invalid choice"),
         (["op", "--sweep", "--sizes", "32"], "not allowed with"),
+        (["data"], "required: --configs"),
+        (["data", "--configs", "a.yaml", "--images", "0"], "0 is not a whole number above 0"),
     ],
 )
 def test_what_cannot_be_done_is_said(tool, capsys, arguments, complaint):
@@ -90,14 +93,48 @@ def test_a_gpu_that_is_not_there(tool, monkeypatch, capsys):
 
 
 def test_help_has_an_example(tool, capsys):
-    for arguments in (["--help"], ["op", "--help"]):
+    for command, arguments in (("op", ["--help"]), ("op", ["op", "--help"]), ("data", ["data", "--help"])):
         with pytest.raises(SystemExit) as exit_:
             tool.main(arguments)
         assert exit_.value.code == 0
-        assert "example: python tools/benchmark.py op" in capsys.readouterr().out
+        assert f"example: python tools/benchmark.py {command}" in capsys.readouterr().out
 
 
 def test_a_wrong_answer_fails(tool, monkeypatch, capsys):
     monkeypatch.setattr("mask2former_ext.benchmark.op.ERROR_LIMITS", dict.fromkeys([torch.float32], 0.0))
     assert tool.main(SMALL) == 1
     assert "WRONG  compiled, forward, size 32, fp32, trained: the error" in capsys.readouterr().err
+
+
+DATA_CONFIG = (
+    "INPUT: {DATASET_MAPPER_NAME: coco_instance_lsj, IMAGE_SIZE: 64}\nMODEL: {META_ARCHITECTURE: MaskFormer}\n"
+)
+
+
+def test_data_prints_a_table_and_writes_json(tool, tmp_path, capsys):
+    config, path = tmp_path / "config.yaml", tmp_path / "data.json"
+    config.write_text(DATA_CONFIG)
+    arguments = ["data", "--quick", "--images", "1", "--generated", "--configs", str(config), "--json", str(path)]
+    assert tool.main(arguments) == 0
+    assert f"| {config} | coco_instance_lsj | generated |" in capsys.readouterr().out
+    [row] = json.loads(path.read_text())["results"]
+    assert (row["images"], row["runs"]) == (1, 3)
+
+
+def test_data_options(tool, monkeypatch):
+    arguments = ["data", "--configs", "a.yaml", "b.yaml"]
+    options = captured(tool, monkeypatch, arguments)
+    assert (options.configs, options.images, options.repeats, options.threads) == (["a.yaml", "b.yaml"], 16, 15, 1)
+    assert not options.generated
+    assert captured(tool, monkeypatch, [*arguments, "--quick"]).images == 2
+    given = ["--repeats", "4", "--seconds", "1.5", "--images", "3", "--generated", "--threads", "2"]
+    options = captured(tool, monkeypatch, [*arguments, "--opts", "INPUT.IMAGE_SIZE", "32", *given])
+    assert (options.repeats, options.seconds, options.images, options.threads) == (4, 1.5, 3, 2)
+    assert options.generated and options.opts == ["INPUT.IMAGE_SIZE", "32"]
+
+
+def test_a_config_that_is_not_there(tool, tmp_path, capsys):
+    path = tmp_path / "data.json"
+    assert tool.main(["data", "--configs", "absent.yaml", "--json", str(path)]) == 1
+    assert "error: config file 'absent.yaml' does not exist" in capsys.readouterr().err
+    assert not path.exists()
