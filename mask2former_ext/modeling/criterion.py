@@ -1,6 +1,9 @@
 """Set criterion: which loss falls on which layer, and with which weight (Mask2Former, sections 3.3 and 4.1).
 
-Shapes: B images, Q queries, K classes, N matched masks of a batch, P points.
+All predictions are matched, sampled and scored together, image by image.
+
+Shapes: J predictions, B images, Q queries, K classes, N masks of an image (those matched: min(Q, N)), P points, h, w of
+the mask features.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .losses import dice_loss, sigmoid_ce_loss
-from .matcher import Assignment, HungarianMatcher
-from .points import sample_points, sample_uncertain_coords
+from .matcher import HungarianMatcher
+from .points import PointSampling, RandomCoords, choose_points, sample_points
 from .targets import Target
 
 
@@ -45,23 +48,15 @@ class SetCriterion(nn.Module):
             matcher: assigns queries to masks.
             class_weight, mask_weight, dice_weight: factors of ``loss_ce``, ``loss_mask`` and ``loss_dice``.
             no_object_weight: weight of the no-object class in the cross entropy.
-            num_points: points P at which a mask's losses are computed.
-            oversample_ratio: candidates for uncertain points, as a multiple of P; at least 1.
-            importance_sample_ratio: share of uncertain points, in [0, 1].
+            num_points, oversample_ratio, importance_sample_ratio: at which points a mask's losses are computed, see
+                :class:`PointSampling`.
             deep_supervision: whether the earlier predictions have losses too.
         """
         super().__init__()
-        if oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.OVERSAMPLE_RATIO must be at least 1 and IMPORTANCE_SAMPLE_RATIO in [0, 1], got "
-                f"{oversample_ratio} and {importance_sample_ratio}."
-            )
         self.num_classes = num_classes
         self.matcher = matcher
         self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
-        self.num_points = num_points
-        self.oversample_ratio = oversample_ratio
-        self.importance_sample_ratio = importance_sample_ratio
+        self.point_sampling = PointSampling(num_points, oversample_ratio, importance_sample_ratio)
         self.deep_supervision = deep_supervision
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
@@ -74,7 +69,7 @@ class SetCriterion(nn.Module):
         weights = {"class_weight": node.CLASS_WEIGHT, "mask_weight": node.MASK_WEIGHT, "dice_weight": node.DICE_WEIGHT}
         return cls(
             num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            matcher=HungarianMatcher(num_points=node.TRAIN_NUM_POINTS, **weights),
+            matcher=HungarianMatcher(**weights),
             no_object_weight=node.NO_OBJECT_WEIGHT,
             num_points=node.TRAIN_NUM_POINTS,
             oversample_ratio=node.OVERSAMPLE_RATIO,
@@ -88,58 +83,115 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: ``pred_logits`` B×Q×(K+1), ``pred_masks`` B×Q×h×w and ``aux_outputs``, a list of the same for the
-                earlier predictions.
+                earlier predictions. Where there are ``mask_features`` B×C×h×w, and ``mask_embeddings`` B×Q×C beside
+                each ``pred_masks``, whose product the masks are, gradients take the short way through those.
             targets: B targets.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and ``…_i`` of the i-th earlier one.
         """
-        predictions = {"": outputs}
-        if self.deep_supervision:
-            predictions.update({f"_{i}": earlier for i, earlier in enumerate(outputs["aux_outputs"])})
-        num_masks = average_num_masks(targets)
-        losses = {}
-        for suffix, prediction in predictions.items():
-            logits, masks = prediction["pred_logits"], prediction["pred_masks"]
-            assignment = self.matcher(logits, masks, targets, layer=suffix.lstrip("_") or "last")
-            loss_mask, loss_dice = self._mask_losses(masks, assignment, targets, num_masks)
-            loss = {
-                "loss_ce": self._class_loss(logits, assignment, targets),
-                "loss_mask": loss_mask,
-                "loss_dice": loss_dice,
-            }
-            losses.update({name + suffix: value * self.weights[name] for name, value in loss.items()})
-        return losses
+        earlier = outputs["aux_outputs"] if self.deep_supervision else []
+        predictions = [outputs, *earlier]
+        suffixes = ["", *(f"_{i}" for i in range(len(earlier)))]
+        num_queries, device = outputs["pred_logits"].shape[1], outputs["pred_logits"].device
+        counts = [min(len(target), num_queries) for target in targets]
+        coords = [RandomCoords.draw(self.point_sampling, counts, device) for _ in predictions]
+        names = [suffix.lstrip("_") or "last" for suffix in suffixes]
+        assignments = self.matcher(predictions, targets, [own.matching for own in coords], names)
 
-    def _class_loss(self, logits: Tensor, assignment: Sequence[Assignment], targets: Sequence[Target]) -> Tensor:
-        """Weighted cross entropy over all queries; unmatched ones should say no-object."""
-        classes = torch.full(logits.shape[:2], self.num_classes, dtype=torch.int64, device=logits.device)
-        for row, (queries, masks), target in zip(classes, assignment, targets, strict=True):
-            row[queries.to(row.device)] = target.labels[masks.to(row.device)]
-        return F.cross_entropy(logits.float().transpose(1, 2), classes, self.empty_weight)
+        loss_mask, loss_dice = self._mask_losses(predictions, outputs, assignments, targets, coords)
+        num_masks = average_num_masks(targets)
+        losses = {
+            "loss_ce": self._class_losses(predictions, assignments, targets),
+            "loss_mask": loss_mask / num_masks,
+            "loss_dice": loss_dice / num_masks,
+        }
+        return {
+            name + suffix: value * self.weights[name]
+            for name, values in losses.items()
+            for suffix, value in zip(suffixes, values.unbind(), strict=True)
+        }
+
+    def _class_losses(
+        self, predictions: Sequence[dict[str, Tensor]], assignments: Sequence[Tensor], targets: Sequence[Target]
+    ) -> Tensor:
+        """J weighted cross entropies over all queries; unmatched ones should say no-object."""
+        logits = torch.stack([prediction["pred_logits"].float() for prediction in predictions])
+        classes = torch.full(logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device)
+        for image, ((queries, masks), target) in enumerate(zip(assignments, targets, strict=True)):
+            classes[:, image].scatter_(1, queries, target.labels[masks])
+        terms = F.cross_entropy(logits.movedim(-1, 1), classes, self.empty_weight, reduction="none")
+        return terms.flatten(1).sum(1) / self.empty_weight[classes].flatten(1).sum(1)
 
     def _mask_losses(
-        self, pred_masks: Tensor, assignment: Sequence[Assignment], targets: Sequence[Target], num_masks: float
+        self,
+        predictions: Sequence[dict[str, Tensor]],
+        outputs: dict[str, Any],
+        assignments: Sequence[Tensor],
+        targets: Sequence[Target],
+        coords: Sequence[RandomCoords],
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross entropy and dice at mostly uncertain points; zero, yet attached, without any mask."""
-        pairs = list(zip(pred_masks, assignment, targets, strict=True))
-        logits = torch.cat([masks[queries.to(masks.device)] for masks, (queries, _), _ in pairs])[:, None].float()
-        truth = torch.cat([t.masks[chosen.to(t.masks.device)] for _, (_, chosen), t in pairs])[:, None].float()
-        coords = sample_uncertain_coords(logits, self.num_points, self.oversample_ratio, self.importance_sample_ratio)
-        points = sample_points(logits, coords).squeeze(1)
-        with torch.no_grad():
-            truth_points = sample_points(truth, coords).squeeze(1)
-        bce = sigmoid_ce_loss(points, truth_points).sum() / num_masks
-        dice = dice_loss(points, truth_points).sum() / num_masks
+        """J sums over masks of binary cross entropy and of dice, at mostly uncertain points.
+
+        Zero, yet attached to the predictions, without any mask.
+        """
+        bce = dice = torch.zeros(len(predictions), device=coords[0].candidates.device)
+        if not coords[0].candidates.numel():
+            bce = dice = bce + _attached_zeros(predictions, outputs)
+        first = 0
+        for image, ((queries, masks), target) in enumerate(zip(assignments, targets, strict=True)):
+            matched = slice(first, first + queries.shape[1])
+            first = matched.stop
+            if not queries.numel():
+                continue
+            logits = _matched_masks(predictions, outputs, image, queries)[:, None].float()
+            # one prediction at a time: candidates are many, and these temporaries then stay small
+            points = torch.cat(
+                [
+                    choose_points(
+                        own_logits,
+                        own.candidates[matched],
+                        own.uniform[matched],
+                        self.point_sampling.num_uncertain,
+                    )
+                    for own_logits, own in zip(logits.chunk(len(coords)), coords, strict=True)
+                ]
+            )
+            predicted = sample_points(logits, points).squeeze(1)
+            truth = target.masks[masks.flatten()].sample(points, target.padded_size)
+            bce = bce + sigmoid_ce_loss(predicted, truth).view(queries.shape).sum(1)
+            dice = dice + dice_loss(predicted, truth).view(queries.shape).sum(1)
         return bce, dice
 
 
-def average_num_masks(targets: Sequence[Target]) -> float:
-    """Ground-truth masks of the batch, averaged over workers; at least 1."""
-    count = float(sum(len(target.labels) for target in targets))
+def _attached_zeros(predictions: Sequence[dict[str, Tensor]], outputs: dict[str, Any]) -> Tensor:
+    """J zeros through which gradients, of zero, reach whatever makes the masks: workers then agree on what has one."""
+    if "mask_features" not in outputs:
+        return torch.stack([prediction["pred_masks"].sum() for prediction in predictions]).float() * 0.0
+    embeddings = torch.stack([prediction["mask_embeddings"].sum() for prediction in predictions])
+    return (embeddings + outputs["mask_features"].sum()).float() * 0.0
+
+
+def _matched_masks(
+    predictions: Sequence[dict[str, Tensor]], outputs: dict[str, Any], image: int, queries: Tensor
+) -> Tensor:
+    """(J·N)×h×w mask logits of one image's matched ``queries``, J×N.
+
+    From embeddings and features their product is taken anew for these queries alone: so the backward pass handles N
+    masks for Q, and needs no gradient of the size of all predictions.
+    """
+    if "mask_features" not in outputs:
+        return torch.cat([p["pred_masks"][image][own] for p, own in zip(predictions, queries, strict=True)])
+    embeddings = torch.cat([p["mask_embeddings"][image][own] for p, own in zip(predictions, queries, strict=True)])
+    return torch.einsum("nc,chw->nhw", embeddings, outputs["mask_features"][image])
+
+
+def average_num_masks(targets: Sequence[Target]) -> float | Tensor:
+    """Ground-truth masks of the batch, averaged over workers; at least 1. Nothing waits for the device."""
+    count = float(sum(len(target) for target in targets))
     workers = comm.get_world_size()
-    if workers > 1:
-        total = torch.tensor([count], device=targets[0].labels.device)
-        torch.distributed.all_reduce(total)
-        count = total.item()
-    return max(count / workers, 1.0)
+    if workers == 1:
+        return max(count, 1.0)
+    total = torch.tensor(count, device=targets[0].labels.device)
+    torch.distributed.all_reduce(total)
+    return (total / workers).clamp(min=1.0)

@@ -1,17 +1,222 @@
 """From class and mask logits to semantic, instance and panoptic results (Mask2Former, section 3.4; MaskFormer,
 section 3.4).
 
-Pure functions of tensors and plain numbers. Shapes: Q queries, K classes, H, W of the result.
+Each task is a rule that first says, from the classes alone, which queries it needs, then takes their masks a few at a
+time, at the size of the result, and at the end gives the result. So queries that cannot matter are never resized, and
+memory is bounded by how many are taken at once: :func:`run_rules`. The functions ``…_inference`` apply one rule to
+masks that are there at full size already.
+
+Shapes: Q queries, K classes, n queries of a chunk, H, W of the result, h, w of the mask predictions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+from torch.nn import functional as F
+
+Size = tuple[int, int]
+PanopticSegmentation = tuple[Tensor, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Masks of a few queries.
+
+    Attributes:
+        queries: their n indices among the Q, ascending.
+        logits: n×H×W.
+        probabilities: n×H×W, the sigmoid of ``logits``.
+    """
+
+    queries: Sequence[int]
+    logits: Tensor
+    probabilities: Tensor
+
+
+class Rule(Protocol):
+    """One task's way from predictions to a result."""
+
+    queries: Collection[int]
+    """Indices of the queries whose masks :meth:`add` must see."""
+
+    def add(self, chunk: Chunk) -> None:
+        """Take masks; may hold other queries too. Over all chunks, queries come once each and in ascending order."""
+
+    def result(self) -> Any:
+        """The result of all masks taken; to be called once."""
+
+
+def run_rules(
+    rules: Sequence[Rule], mask_logits: Tensor, resize: Callable[[Tensor], Tensor], chunk_size: int
+) -> list[Any]:
+    """Resize the masks that any rule needs, ``chunk_size`` at a time, and return each rule's result.
+
+    Args:
+        rules: what to compute.
+        mask_logits: Q×h×w.
+        resize: brings n×h×w logits to the size of the result, n×H×W.
+        chunk_size: queries n at a time, at least 1.
+    """
+    wanted = sorted(set().union(*(rule.queries for rule in rules)))
+    for start in range(0, len(wanted), chunk_size):
+        queries = wanted[start : start + chunk_size]
+        logits = resize(mask_logits[queries])
+        chunk = Chunk(queries, logits, logits.sigmoid())
+        for rule in rules:
+            rule.add(chunk)
+    return [rule.result() for rule in rules]
+
+
+def resize_masks(mask_logits: Tensor, padded_size: Size, image_size: Size, output_size: Size) -> Tensor:
+    """Bring n×h×w logits of a padded image to ``output_size``: up to the padded image, crop, on to the output.
+
+    Sizes are (height, width) in pixels. Both steps are bilinear; a step that would change no size is left out.
+    """
+    if tuple(mask_logits.shape[-2:]) != tuple(padded_size):
+        mask_logits = _interpolate(mask_logits, padded_size)
+    mask_logits = mask_logits[:, : image_size[0], : image_size[1]]
+    return mask_logits if tuple(image_size) == tuple(output_size) else _interpolate(mask_logits, output_size)
+
+
+def _interpolate(maps: Tensor, size: Size) -> Tensor:
+    return F.interpolate(maps[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+
+
+class SemanticRule:
+    """Sum over queries of class probability × mask probability."""
+
+    def __init__(self, class_logits: Tensor, size: Size) -> None:
+        """``class_logits`` Q×(K+1), the last class being no-object; ``size`` (H, W) of the result."""
+        self.classes = class_logits.softmax(-1)[:, :-1]
+        self.queries: Collection[int] = range(len(class_logits))
+        self._scores = self.classes.new_zeros(self.classes.shape[1], size[0] * size[1])
+        self._size = size
+
+    def add(self, chunk: Chunk) -> None:
+        first, last = chunk.queries[0], chunk.queries[-1]
+        assert last - first + 1 == len(chunk.queries), "every query counts, none may be left out"
+        self._scores.addmm_(self.classes[first : last + 1].t(), chunk.probabilities.flatten(1))
+
+    def result(self) -> Tensor:
+        """K×H×W scores, in [0, Q]."""
+        return self._scores.unflatten(1, self._size)
+
+
+class PanopticRule:
+    """Give every pixel to at most one segment: to the query with the largest class × mask probability."""
+
+    def __init__(
+        self,
+        class_logits: Tensor,
+        size: Size,
+        *,
+        thing_classes: Collection[int],
+        object_mask_threshold: float,
+        overlap_threshold: float,
+    ) -> None:
+        """See :func:`panoptic_inference`; ``size`` is (H, W) of the result."""
+        num_classes = class_logits.shape[-1] - 1
+        scores, labels = class_logits.detach().softmax(-1).max(-1)
+        keep = (labels != num_classes) & (scores > object_mask_threshold)
+        # choices are made on the host after one copy, so that nothing waits for the device once for every query
+        kept_labels = torch.where(keep, labels, -1).tolist()
+        self._labels = {query: label for query, label in enumerate(kept_labels) if label >= 0}
+        self._scores = scores
+        self.queries: Collection[int] = self._labels.keys()
+        self.thing_classes, self.overlap_threshold = thing_classes, overlap_threshold
+        # per pixel the best product so far, and 2·rank + (1 inside that query's own mask), rank among those kept
+        self._best = class_logits.new_full(size, -1.0)
+        self._owner = torch.zeros(size, dtype=torch.int32, device=class_logits.device)
+        self._areas: list[Tensor] = []
+
+    def add(self, chunk: Chunk) -> None:
+        for query, probability in zip(chunk.queries, chunk.probabilities.detach(), strict=True):
+            if query not in self._labels:
+                continue
+            product = probability * self._scores[query]
+            inside = probability >= 0.5
+            code = inside.to(torch.int32) + 2 * len(self._areas)
+            self._owner = torch.where(product > self._best, code, self._owner)
+            torch.maximum(self._best, product, out=self._best)
+            self._areas.append(inside.count_nonzero())
+
+    def result(self) -> PanopticSegmentation:
+        """int32 H×W segment ids, 0 where there is none, and the list of segments."""
+        if not self._areas:
+            return self._owner, []
+        count = len(self._areas)
+        outside, inside = self._owner.flatten().bincount(minlength=2 * count).view(count, 2).unbind(1)
+        areas = torch.stack([outside + inside, inside, torch.stack(self._areas)]).tolist()
+        # a share of two integers is a Python float, which is float64
+        kept = [
+            final > 0 and owned / max(area, 1) >= self.overlap_threshold
+            for owned, final, area in zip(*areas, strict=True)
+        ]
+        ids, segments = _number_segments(list(self._labels.values()), kept, self.thing_classes)
+        lookup = torch.tensor([[0, segment_id] for segment_id in ids], dtype=torch.int32, device=self._owner.device)
+        return lookup.flatten()[self._owner], segments
+
+
+class InstanceRule:
+    """The best (query, class) pairs as instances."""
+
+    def __init__(
+        self,
+        class_logits: Tensor,
+        size: Size,
+        *,
+        max_detections: int,
+        thing_classes: Collection[int] | None = None,
+    ) -> None:
+        """See :func:`instance_inference`; ``size`` is (H, W) of the result."""
+        classes = class_logits.softmax(-1)[:, :-1]
+        scores, index = classes.flatten().topk(min(max_detections, classes.numel()), sorted=False)
+        queries, labels = index // classes.shape[1], index % classes.shape[1]
+        if thing_classes is not None:
+            is_thing = torch.isin(labels, torch.tensor(sorted(thing_classes), dtype=labels.dtype, device=labels.device))
+            scores, queries, labels = scores[is_thing], queries[is_thing], labels[is_thing]
+        # a query that is taken with several classes gives its mask to several rows of the result
+        self._rows: dict[int, list[int]] = defaultdict(list)
+        for row, query in enumerate(queries.tolist()):
+            self._rows[query].append(row)
+        self.queries: Collection[int] = self._rows.keys()
+        self._scores, self._labels = scores, labels
+        self._masks = torch.empty(len(labels), *size, dtype=torch.bool, device=labels.device)
+        self._boxes = torch.empty(len(labels), 4, device=labels.device)
+        self._size = size
+
+    def add(self, chunk: Chunk) -> None:
+        chosen = [position for position, query in enumerate(chunk.queries) if query in self._rows]
+        if not chosen:
+            return
+        logits, probabilities = chunk.logits, chunk.probabilities
+        if len(chosen) < len(chunk.queries):
+            logits, probabilities = logits[chosen], probabilities[chosen]
+        masks = logits > 0
+        inside = (probabilities * masks).flatten(1).sum(1)
+        mask_scores = inside / (masks.flatten(1).count_nonzero(1) + 1e-6)
+        rows = [self._rows[chunk.queries[position]] for position in chosen]
+        source = [index for index, targets in enumerate(rows) for _ in targets]
+        target = [row for targets in rows for row in targets]
+        self._masks[target] = masks[source]
+        self._scores[target] *= mask_scores[source]
+        self._boxes[target] = masks_to_boxes(masks)[source]
+
+    def result(self) -> Instances:
+        """Instances with ``pred_masks``, ``scores``, ``pred_classes`` and ``pred_boxes``."""
+        result = Instances(self._size)
+        result.pred_masks = self._masks
+        result.scores = self._scores
+        result.pred_classes = self._labels
+        result.pred_boxes = Boxes(self._boxes)
+        return result
 
 
 def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
@@ -24,8 +229,7 @@ def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     Returns:
         K×H×W scores, in [0, Q].
     """
-    classes = class_logits.softmax(-1)[:, :-1]
-    return torch.einsum("qk,qhw->khw", classes, mask_logits.sigmoid())
+    return _apply(SemanticRule(class_logits, _size_of(mask_logits)), mask_logits)
 
 
 def panoptic_inference(
@@ -35,7 +239,7 @@ def panoptic_inference(
     thing_classes: Collection[int],
     object_mask_threshold: float,
     overlap_threshold: float,
-) -> tuple[Tensor, list[dict[str, Any]]]:
+) -> PanopticSegmentation:
     """Give every pixel to at most one segment.
 
     Args:
@@ -48,48 +252,14 @@ def panoptic_inference(
     Returns:
         int32 H×W segment ids, 0 where there is none, and a list of {``id``, ``isthing``, ``category_id``}.
     """
-    num_classes = class_logits.shape[-1] - 1
-    scores, labels = class_logits.softmax(-1).max(-1)
-    keep = (labels != num_classes) & (scores > object_mask_threshold)
-    scores, labels, masks = scores[keep], labels[keep], mask_logits[keep].sigmoid()
-    if not len(masks):
-        return torch.zeros(mask_logits.shape[1:], dtype=torch.int32, device=mask_logits.device), []
-
-    count = len(masks)
-    owner = (scores[:, None, None] * masks).argmax(0)  # H×W
-    inside = masks.gather(0, owner[None])[0] >= 0.5
-    owned_area = owner.flatten().bincount(minlength=count)
-    mask_area = (masks >= 0.5).flatten(1).sum(1)
-    area = owner[inside].bincount(minlength=count)
-    # the ratio is taken in float64, as Python takes that of two integers
-    share = owned_area.double() / mask_area.clamp(min=1).double()
-    valid = (area > 0) & (share >= overlap_threshold)
-
-    segment_ids, segments = _number_segments(labels.tolist(), valid.tolist(), thing_classes)
-    lookup = torch.tensor(segment_ids, dtype=torch.int32, device=owner.device)
-    return lookup[owner] * inside, segments
-
-
-def _number_segments(
-    labels: list[int], valid: list[bool], thing_classes: Collection[int]
-) -> tuple[list[int], list[dict[str, Any]]]:
-    """An id for each kept query, 0 for the dropped; queries of one stuff class share theirs."""
-    segments: list[dict[str, Any]] = []
-    stuff_ids: dict[int, int] = {}
-    ids = []
-    for label, is_valid in zip(labels, valid, strict=True):
-        if not is_valid:
-            ids.append(0)
-            continue
-        if label in stuff_ids:
-            ids.append(stuff_ids[label])
-            continue
-        is_thing = label in thing_classes
-        segments.append({"id": len(segments) + 1, "isthing": is_thing, "category_id": label})
-        ids.append(len(segments))
-        if not is_thing:
-            stuff_ids[label] = len(segments)
-    return ids, segments
+    rule = PanopticRule(
+        class_logits,
+        _size_of(mask_logits),
+        thing_classes=thing_classes,
+        object_mask_threshold=object_mask_threshold,
+        overlap_threshold=overlap_threshold,
+    )
+    return _apply(rule, mask_logits)
 
 
 def instance_inference(
@@ -108,23 +278,38 @@ def instance_inference(
         probability inside the mask), ``pred_classes`` N int64 and ``pred_boxes``, tight around the masks, (x1, y1,
         x2, y2) in pixels; an empty mask has the box (0, 0, 0, 0).
     """
-    classes = class_logits.softmax(-1)[:, :-1]
-    scores, index = classes.flatten().topk(min(max_detections, classes.numel()), sorted=False)
-    queries, labels = index // classes.shape[1], index % classes.shape[1]
-    if thing_classes is not None:
-        is_thing = torch.isin(labels, torch.tensor(sorted(thing_classes), dtype=labels.dtype, device=labels.device))
-        scores, queries, labels = scores[is_thing], queries[is_thing], labels[is_thing]
-    chosen = mask_logits[queries]
-    masks = chosen > 0
-    inside = (chosen.sigmoid() * masks).flatten(1).sum(1)
-    mask_scores = inside / (masks.flatten(1).sum(1) + 1e-6)
+    rule = InstanceRule(class_logits, _size_of(mask_logits), max_detections=max_detections, thing_classes=thing_classes)
+    return _apply(rule, mask_logits)
 
-    result = Instances(tuple(mask_logits.shape[-2:]))
-    result.pred_masks = masks
-    result.scores = scores * mask_scores
-    result.pred_classes = labels
-    result.pred_boxes = Boxes(masks_to_boxes(masks))
-    return result
+
+def _size_of(maps: Tensor) -> Size:
+    return (maps.shape[-2], maps.shape[-1])
+
+
+def _apply(rule: Rule, mask_logits: Tensor) -> Any:
+    return run_rules([rule], mask_logits, lambda logits: logits, chunk_size=max(len(rule.queries), 1))[0]
+
+
+def _number_segments(
+    labels: list[int], kept: list[bool], thing_classes: Collection[int]
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """An id for each kept query, 0 for the dropped; queries of one stuff class share theirs."""
+    segments: list[dict[str, Any]] = []
+    stuff_ids: dict[int, int] = {}
+    ids = []
+    for label, is_kept in zip(labels, kept, strict=True):
+        if not is_kept:
+            ids.append(0)
+            continue
+        if label in stuff_ids:
+            ids.append(stuff_ids[label])
+            continue
+        is_thing = label in thing_classes
+        segments.append({"id": len(segments) + 1, "isthing": is_thing, "category_id": label})
+        ids.append(len(segments))
+        if not is_thing:
+            stuff_ids[label] = len(segments)
+    return ids, segments
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:

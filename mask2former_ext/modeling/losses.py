@@ -22,15 +22,15 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def pairwise_sigmoid_ce_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """:func:`sigmoid_ce_loss` of every query with every target: …×Q×P and N×P give …×Q×N.
+    """:func:`sigmoid_ce_loss` of every query with every target: …×Q×P and …×N×P give …×Q×N.
 
     Per point, BCE(x, t) = softplus(x) - x·t, so that one matrix product serves all pairs.
     """
-    return F.softplus(logits).mean(-1, keepdim=True) - logits @ targets.t() / logits.shape[-1]
+    return F.softplus(logits).mean(-1, keepdim=True) - logits @ targets.mT / logits.shape[-1]
 
 
 def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """:func:`dice_loss` of every query with every target: …×Q×P and N×P give …×Q×N."""
+    """:func:`dice_loss` of every query with every target: …×Q×P and …×N×P give …×Q×N."""
     probability = logits.sigmoid()
-    intersection = probability @ targets.t()
-    return 1 - (2 * intersection + 1) / (probability.sum(-1, keepdim=True) + targets.sum(-1) + 1)
+    intersection = probability @ targets.mT
+    return 1 - (2 * intersection + 1) / (probability.sum(-1, keepdim=True) + targets.sum(-1)[..., None, :] + 1)

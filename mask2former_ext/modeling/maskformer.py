@@ -5,6 +5,7 @@ Shapes: B images, C channels, H, W of the padded batch, Q queries, K classes, N 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, bu
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .criterion import SetCriterion
-from .inference import instance_inference, panoptic_inference, semantic_inference
+from .inference import InstanceRule, PanopticRule, Rule, SemanticRule, Size, resize_masks, run_rules
 from .targets import Target, prepare_target
 
 
@@ -48,6 +48,7 @@ class MaskFormer(nn.Module):
         panoptic_on: bool,
         instance_on: bool,
         test_topk_per_image: int,
+        max_memory_mb: int = 128,
     ) -> None:
         """
         Args:
@@ -63,6 +64,8 @@ class MaskFormer(nn.Module):
             pixel_mean, pixel_std: per channel, in the units of the images.
             semantic_on, panoptic_on, instance_on: which results to return.
             test_topk_per_image: instances per image at most.
+            max_memory_mb: about this much memory, in MiB, may hold full-size masks beside the results; fewer queries
+                are taken at a time where images are larger, one at least.
         """
         super().__init__()
         self.backbone = backbone
@@ -78,6 +81,7 @@ class MaskFormer(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).float().view(-1, 1, 1), persistent=False)
         self.semantic_on, self.panoptic_on, self.instance_on = semantic_on, panoptic_on, instance_on
         self.test_topk_per_image = test_topk_per_image
+        self.max_memory_mb = max_memory_mb
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -101,6 +105,7 @@ class MaskFormer(nn.Module):
             "panoptic_on": test.PANOPTIC_ON,
             "instance_on": test.INSTANCE_ON,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "max_memory_mb": test.MAX_MEMORY_MB,
         }
 
     @property
@@ -148,43 +153,71 @@ class MaskFormer(nn.Module):
     def _postprocess(
         self, outputs: dict[str, Any], images: ImageList, batched_inputs: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        padded_size = images.tensor.shape[-2:]
-        masks = F.interpolate(outputs["pred_masks"].float(), size=padded_size, mode="bilinear", align_corners=False)
-        logits = outputs["pred_logits"].float()
+        padded_size = (images.tensor.shape[-2], images.tensor.shape[-1])
         results = []
         for class_logits, mask_logits, x, image_size in zip(
-            logits, masks, batched_inputs, images.image_sizes, strict=True
+            outputs["pred_logits"], outputs["pred_masks"], batched_inputs, images.image_sizes, strict=True
         ):
             output_size = (x.get("height", image_size[0]), x.get("width", image_size[1]))
-            results.append(self._infer_image(class_logits, mask_logits, image_size, output_size))
+            results.append(self.infer_image(class_logits, mask_logits, padded_size, image_size, output_size))
         return results
 
-    def _infer_image(
-        self, class_logits: Tensor, mask_logits: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]
+    def infer_image(
+        self, class_logits: Tensor, mask_logits: Tensor, padded_size: Size, image_size: Size, output_size: Size
     ) -> dict[str, Any]:
-        """Results of one image, from Q×(K+1) class logits and Q×H×W mask logits of the padded image."""
-        if self.sem_seg_postprocess_before_inference:
-            mask_logits = sem_seg_postprocess(mask_logits, image_size, *output_size)
+        """Results of one image, for the tasks that are on.
+
+        Args:
+            class_logits: Q×(K+1); the last class is no-object.
+            mask_logits: Q×h×w, over the padded image.
+            padded_size: (height, width) of the padded image, in pixels.
+            image_size: what of it is the image, from its top left corner.
+            output_size: (height, width) of the results.
+
+        Returns:
+            As :meth:`forward` gives it for an image, in evaluation mode.
+        """
+        class_logits, mask_logits = class_logits.float(), mask_logits.float()
+        # semantic scores alone may be resized instead of the masks: K maps for Q
+        resize_scores = not self.sem_seg_postprocess_before_inference
+        mask_size = padded_size if resize_scores else output_size
+
+        def resize(logits: Tensor) -> Tensor:
+            return resize_masks(logits, padded_size, padded_size if resize_scores else image_size, mask_size)
+
+        rules = self._rules(class_logits, mask_size)
+        chunk_size = self._chunk_size(padded_size, mask_size)
+        result = dict(zip(rules, run_rules(list(rules.values()), mask_logits, resize, chunk_size), strict=True))
+        if resize_scores and "sem_seg" in result:
+            result["sem_seg"] = sem_seg_postprocess(result["sem_seg"], image_size, *output_size)
+        return result
+
+    def _rules(self, class_logits: Tensor, size: Size) -> dict[str, Rule]:
+        """Key of the result → how to compute it, for the tasks that are on."""
         things = set(getattr(self.metadata, "thing_dataset_id_to_contiguous_id", {}).values())
-        result: dict[str, Any] = {}
+        rules: dict[str, Rule] = {}
         if self.semantic_on:
-            scores = semantic_inference(class_logits, mask_logits)
-            if not self.sem_seg_postprocess_before_inference:
-                scores = sem_seg_postprocess(scores, image_size, *output_size)
-            result["sem_seg"] = scores
+            rules["sem_seg"] = SemanticRule(class_logits, size)
         if self.panoptic_on:
-            result["panoptic_seg"] = panoptic_inference(
+            rules["panoptic_seg"] = PanopticRule(
                 class_logits,
-                mask_logits,
+                size,
                 thing_classes=things,
                 object_mask_threshold=self.object_mask_threshold,
                 overlap_threshold=self.overlap_threshold,
             )
         if self.instance_on:
-            result["instances"] = instance_inference(
+            rules["instances"] = InstanceRule(
                 class_logits,
-                mask_logits,
+                size,
                 max_detections=self.test_topk_per_image,
                 thing_classes=things if self.panoptic_on else None,
             )
-        return result
+        return rules
+
+    def _chunk_size(self, padded_size: Size, mask_size: Size) -> int:
+        """How many queries' masks may be resized at once, by MODEL.MASK_FORMER.TEST.MAX_MEMORY_MB."""
+        # logits on the padded image, then at the size of the result logits, probabilities and what the rules make of
+        # them: about two maps more; all of four bytes a pixel
+        bytes_per_query = 4 * (math.prod(padded_size) + 4 * math.prod(mask_size))
+        return max(self.max_memory_mb * 2**20 // bytes_per_query, 1)

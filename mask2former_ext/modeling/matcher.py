@@ -1,6 +1,7 @@
 """Bipartite matching of queries with ground truth (Mask2Former, section 3.3).
 
-Shapes: B images, Q queries, K classes, N masks of an image, P points.
+Shapes: J predictions (one a decoder layer, and one more), B images, Q queries, K classes, N masks of an image, P
+points.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.logger import log_first_n
@@ -18,89 +20,111 @@ from .losses import pairwise_dice_cost, pairwise_sigmoid_ce_cost
 from .points import sample_points
 from .targets import Target
 
-# indices of matched queries and of the masks that they are matched with
-Assignment = tuple[Tensor, Tensor]
-
 
 class NonFiniteCostError(FloatingPointError):
     """The matching cost of some image holds infinities or NaN."""
 
 
 class HungarianMatcher(nn.Module):
-    """Assign to every mask of an image one query, at the least sum of costs.
+    """Assign to every mask of an image one query, at the least sum of costs, for all predictions at once.
 
     The cost of a pair is class_weight · (-p[class]) + mask_weight · BCE + dice_weight · dice, both mask terms over the
-    same uniformly drawn points for all queries and masks of an image.
+    same points for all queries and masks of an image. Costs travel to the host in one copy, and the assignments back in
+    one, whatever the number of images and predictions.
     """
 
-    def __init__(self, class_weight: float, mask_weight: float, dice_weight: float, num_points: int) -> None:
+    def __init__(self, class_weight: float, mask_weight: float, dice_weight: float) -> None:
         super().__init__()
         if class_weight == 0 and mask_weight == 0 and dice_weight == 0:
             raise ValueError("matching needs a positive CLASS_WEIGHT, MASK_WEIGHT or DICE_WEIGHT in MODEL.MASK_FORMER.")
         self.class_weight, self.mask_weight, self.dice_weight = (class_weight, mask_weight, dice_weight)
-        self.num_points = num_points
 
     @torch.no_grad()
     def forward(
-        self, pred_logits: Tensor, pred_masks: Tensor, targets: Sequence[Target], layer: int | str = "last"
-    ) -> list[Assignment]:
-        """Match one layer's predictions.
+        self,
+        predictions: Sequence[dict[str, Tensor]],
+        targets: Sequence[Target],
+        coords: Sequence[Tensor],
+        names: Sequence[str],
+    ) -> list[Tensor]:
+        """Match.
 
         Args:
-            pred_logits: B×Q×(K+1) class logits.
-            pred_masks: B×Q×h×w mask logits.
+            predictions: J dicts with ``pred_logits`` B×Q×(K+1) and ``pred_masks`` B×Q×h×w, both logits.
             targets: B targets.
-            layer: what to call the decoder layer in messages.
+            coords: J coordinates B×P×2, of the points to compare at, (x, y) in [0, 1] of the padded image.
+            names: what to call the J predictions in messages.
 
         Returns:
-            Per image (query indices, mask indices), int64 on the CPU, min(Q, N) each, in ascending query order.
+            Per image int64 2×J×min(Q, N), on the predictions' device: for each prediction the matched queries, in
+            ascending order, and the masks they are matched with.
 
         Raises:
-            NonFiniteCostError: naming iteration, layer and image.
+            NonFiniteCostError: naming iteration, prediction and image.
         """
-        assignments = []
-        for logits, masks, target in zip(pred_logits, pred_masks, targets, strict=True):
-            coords = torch.rand(1, self.num_points, 2, device=masks.device)
-            _warn_if_too_many(target, len(logits))
-            cost = self.cost(logits, masks, target, coords).cpu()
-            _check_finite(cost, layer, target.name)
-            queries, chosen = linear_sum_assignment(cost.numpy())
-            assignments.append((torch.from_numpy(queries), torch.from_numpy(chosen)))
-        return assignments
+        queries = predictions[0]["pred_logits"].shape[1]
+        for target in targets:
+            _warn_if_too_many(target, queries)
+        costs = [self._image_costs(predictions, image, target, coords) for image, target in enumerate(targets)]
+        flat = torch.cat([cost.flatten() for cost in costs])
+        host = flat.cpu().numpy()
+        parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
+        solved = [
+            _assign(part.reshape(cost.shape), names, target.name)
+            for part, cost, target in zip(parts, costs, targets, strict=True)
+        ]
+        everything = torch.from_numpy(np.concatenate([pairs.reshape(-1) for pairs in solved])).to(flat.device)
+        pieces = everything.split([pairs.size for pairs in solved])
+        return [piece.view(pairs.shape) for piece, pairs in zip(pieces, solved, strict=True)]
 
-    def cost(self, logits: Tensor, masks: Tensor, target: Target, coords: Tensor) -> Tensor:
-        """Q×N float32 costs of one image's Q×(K+1) class and Q×h×w mask logits, at 1×P×2 ``coords``."""
-        points = sample_points(masks[None].float(), coords)[0]
-        truth = sample_points(target.masks[None].float(), coords)[0]
-        with torch.autocast(masks.device.type, enabled=False):
-            probability = logits.float().softmax(-1)
-            return (
-                -self.class_weight * probability[:, target.labels]
-                + self.mask_weight * pairwise_sigmoid_ce_cost(points, truth)
-                + self.dice_weight * pairwise_dice_cost(points, truth)
-            )
+    def _image_costs(
+        self, predictions: Sequence[dict[str, Tensor]], image: int, target: Target, coords: Sequence[Tensor]
+    ) -> Tensor:
+        """J×Q×N float32 costs of one image."""
+        truth = target.masks.sample(torch.cat([own[image] for own in coords]), target.padded_size)
+        costs = []
+        for prediction, own, own_truth in zip(predictions, coords, truth.chunk(len(coords), dim=1), strict=True):
+            logits, masks = prediction["pred_logits"][image], prediction["pred_masks"][image]
+            points = sample_points(masks[None].float(), own[image : image + 1])[0]
+            with torch.autocast(logits.device.type, enabled=False):
+                costs.append(self.cost(logits.float(), points, target.labels, own_truth))
+        return torch.stack(costs)
+
+    def cost(self, class_logits: Tensor, points: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
+        """…×Q×N costs from …×Q×(K+1) class logits, …×Q×P mask logits, N labels and …×N×P truth at points."""
+        return (
+            -self.class_weight * class_logits.softmax(-1)[..., labels]
+            + self.mask_weight * pairwise_sigmoid_ce_cost(points, truth)
+            + self.dice_weight * pairwise_dice_cost(points, truth)
+        )
+
+
+def _assign(costs: np.ndarray, names: Sequence[str], image: str) -> np.ndarray:
+    """Solve each of J×Q×N ``costs``; returns int64 2×J×min(Q, N)."""
+    for cost, name in zip(costs, names, strict=True):
+        _check_finite(cost, name, image)
+    return np.stack([linear_sum_assignment(cost) for cost in costs], axis=1).astype(np.int64, copy=False)
 
 
 def _warn_if_too_many(target: Target, queries: int) -> None:
-    if len(target.labels) > queries:
+    if len(target) > queries:
         log_first_n(
             logging.WARNING,
-            f"image {target.name} has {len(target.labels)} masks, more than the {queries} queries: those that fit "
-            f"worst go "
+            f"image {target.name} has {len(target)} masks, more than the {queries} queries: those that fit worst go "
             "unmatched. Raise MODEL.MASK_FORMER.NUM_OBJECT_QUERIES if this is common.",
             n=5,
         )
 
 
-def _check_finite(cost: Tensor, layer: int | str, image: str) -> None:
-    if cost.isfinite().all():
+def _check_finite(cost: np.ndarray, prediction: str, image: str) -> None:
+    if np.isfinite(cost).all():
         return
     try:
         iteration = str(get_event_storage().iter)
     except AssertionError:  # Detectron2's way to say that no training loop is running
         iteration = "unknown"
     raise NonFiniteCostError(
-        f"matching cost is not finite: iteration {iteration}, decoder prediction {layer}, image {image}. The "
-        f"predictions have "
-        "overflowed or become NaN: lower SOLVER.BASE_LR, check gradient clipping, or train in float32 or bfloat16."
+        f"matching cost is not finite: iteration {iteration}, decoder prediction {prediction}, image {image}. The "
+        "predictions have overflowed or become NaN: lower SOLVER.BASE_LR, check gradient clipping, or train in float32 "
+        "or bfloat16."
     )

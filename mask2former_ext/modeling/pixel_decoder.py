@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops import MSDeformAttn
-from .position_encoding import PositionEmbeddingSine
+from .position_encoding import ENCODINGS_KEPT, PositionEmbeddingSine, remember
 
 # The encoder's hidden width is this in every published model, whatever MASK_FORMER.DIM_FEEDFORWARD says.
 ENCODER_FEEDFORWARD_DIM = 1024
+# Of the encoder's feed-forward network on the CPU, in inference.
+FEEDFORWARD_PIXELS_AT_ONCE = 2048
 # Scales that the transformer decoder looks at: 1/32, 1/16 and 1/8.
 NUM_DECODER_LEVELS = 3
 
@@ -48,7 +50,14 @@ class MSDeformAttnEncoderLayer(nn.Module):
         """B×S×C to B×S×C; ``position`` is 1×S×C, ``reference_points`` B×S×L×2."""
         attended = self.self_attn(x + position, reference_points, x, spatial_shapes, level_starts)
         x = self.norm1(x + self.dropout1(attended))
-        inner = self.dropout2(F.relu(self.linear1(x)))
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            # its hidden features are the largest of the model: a part at a time stays in memory that is reused
+            parts = [self._feed_forward(part) for part in x.split(FEEDFORWARD_PIXELS_AT_ONCE, dim=1)]
+            return torch.cat(parts, dim=1)
+        return self._feed_forward(x)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        inner = self.dropout2(F.relu(self.linear1(x), inplace=True))
         return self.norm2(x + self.dropout3(self.linear2(inner)))
 
 
@@ -59,16 +68,19 @@ class MSDeformAttnEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(MSDeformAttnEncoderLayer(**layer_args) for _ in range(num_layers))
 
-    def forward(self, x: Tensor, position: Tensor, spatial_shapes: Tensor, level_starts: Tensor) -> Tensor:
-        """B×S×C to B×S×C."""
-        reference_points = pixel_centers(spatial_shapes.tolist(), x.device).expand(x.shape[0], -1, -1, -1)
+    def forward(
+        self, x: Tensor, position: Tensor, reference_points: Tensor, spatial_shapes: Tensor, level_starts: Tensor
+    ) -> Tensor:
+        """B×S×C to B×S×C; see :class:`MSDeformAttnEncoderLayer`."""
         for layer in self.layers:
             x = layer(x, position, reference_points, spatial_shapes, level_starts)
         return x
 
 
-def pixel_centers(level_shapes: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """1×S×L×2: every pixel's center as (x, y) in [0, 1], repeated for the L levels that it looks at."""
+@remember(ENCODINGS_KEPT)
+def pixel_centers(level_shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """1×S×L×2: every pixel's center as (x, y) in [0, 1], repeated for the L levels that it looks at; not to be changed
+    in place."""
     centers = []
     for height, width in level_shapes:
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
@@ -88,7 +100,7 @@ class MSDeformAttnTransformer(nn.Module):
 
     def forward(self, features: Sequence[Tensor], positions: Sequence[Tensor]) -> list[Tensor]:
         """L maps B×C×h×w, with encodings 1×C×h×w, to L maps of the same shapes."""
-        shapes = [tuple(f.shape[-2:]) for f in features]
+        shapes = [(f.shape[-2], f.shape[-1]) for f in features]
         sizes = [h * w for h, w in shapes]
         x = torch.cat([f.flatten(2) for f in features], dim=2).transpose(1, 2)
         position = torch.cat(
@@ -97,7 +109,8 @@ class MSDeformAttnTransformer(nn.Module):
         # on the CPU, where reading them makes no GPU wait
         spatial_shapes = torch.tensor(shapes, dtype=torch.int64)
         level_starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], dtype=torch.int64)
-        x = self.encoder(x, position, spatial_shapes, level_starts)
+        reference_points = pixel_centers(tuple(shapes), x.device).expand(x.shape[0], -1, -1, -1)
+        x = self.encoder(x, position, reference_points, spatial_shapes, level_starts)
         levels = x.transpose(1, 2).split(sizes, dim=2)
         return [level.unflatten(2, shape) for level, shape in zip(levels, shapes, strict=True)]
 
@@ -200,7 +213,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         for index, name in zip(range(len(self.pyramid_features), 0, -1), self.pyramid_features, strict=True):
             lateral = self.get_submodule(f"adapter_{index}")(features[name])
             size = lateral.shape[-2:]
-            top_down = F.interpolate(outputs[-1], size=size, mode="bilinear", align_corners=False)
+            # the encoder's levels are channels last; laid out as the lateral ones they leave convolutions nothing to copy
+            top_down = F.interpolate(outputs[-1].contiguous(), size=size, mode="bilinear", align_corners=False)
             outputs.append(self.get_submodule(f"layer_{index}")(lateral + top_down))
         return self.mask_features(outputs[-1]), outputs[0], outputs[:NUM_DECODER_LEVELS]
 

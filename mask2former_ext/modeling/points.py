@@ -5,6 +5,9 @@ Shapes: N masks, C channels, H, W size, P points. Coordinates are (x, y) in [0, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,26 +24,77 @@ def sample_points(maps: Tensor, coords: Tensor) -> Tensor:
     return F.grid_sample(maps, 2.0 * coords[:, :, None] - 1.0, mode="bilinear", align_corners=False).squeeze(3)
 
 
+@dataclass(frozen=True)
+class PointSampling:
+    """How many points the losses of a mask are computed at, and where these may lie (PointRend, section 3.1).
+
+    Attributes:
+        num_points: points P of each mask.
+        oversample_ratio: this many times P candidates are drawn uniformly; at least 1.
+        importance_sample_ratio: share of P taken from the most uncertain candidates, in [0, 1]; the rest is uniform.
+    """
+
+    num_points: int
+    oversample_ratio: float
+    importance_sample_ratio: float
+
+    def __post_init__(self) -> None:
+        if self.oversample_ratio < 1 or not 0 <= self.importance_sample_ratio <= 1:
+            raise ValueError(
+                "MODEL.MASK_FORMER.OVERSAMPLE_RATIO must be at least 1 and IMPORTANCE_SAMPLE_RATIO in [0, 1], got "
+                f"{self.oversample_ratio} and {self.importance_sample_ratio}."
+            )
+
+    @property
+    def num_candidates(self) -> int:
+        """Candidates of each mask."""
+        return int(self.num_points * self.oversample_ratio)
+
+    @property
+    def num_uncertain(self) -> int:
+        """Candidates of each mask that are taken."""
+        return int(self.importance_sample_ratio * self.num_points)
+
+
+@dataclass(frozen=True)
+class RandomCoords:
+    """All random coordinates of one prediction's losses, N masks of B images in the order of the images.
+
+    Attributes:
+        matching: B×P×2, of every image the points for matching.
+        candidates: N×M×2, see :class:`PointSampling`.
+        uniform: N×U×2, taken whatever the mask.
+    """
+
+    matching: Tensor
+    candidates: Tensor
+    uniform: Tensor
+
+    @classmethod
+    def draw(cls, sampling: PointSampling, counts: Sequence[int], device: torch.device) -> RandomCoords:
+        """Draw for images with ``counts`` masks; the same numbers, in the same order, as image by image."""
+        masks, points = sum(counts), sampling.num_points
+        return cls(
+            torch.cat([torch.rand(1, points, 2, device=device) for _ in counts]),
+            torch.rand(masks, sampling.num_candidates, 2, device=device),
+            torch.rand(masks, points - sampling.num_uncertain, 2, device=device),
+        )
+
+
 @torch.no_grad()
-def sample_uncertain_coords(
-    logits: Tensor, num_points: int, oversample_ratio: float, importance_sample_ratio: float
-) -> Tensor:
+def choose_points(logits: Tensor, candidates: Tensor, uniform: Tensor, num_uncertain: int) -> Tensor:
     """Choose, for each of N masks, points where its logit is near zero, and some anywhere.
 
     Args:
         logits: N×1×H×W mask logits.
-        num_points: points P to return for each mask.
-        oversample_ratio: this many times P candidates are drawn uniformly; at least 1.
-        importance_sample_ratio: share of P taken from the most uncertain candidates, in [0, 1]; the rest is uniform.
+        candidates: N×M×2 coordinates to choose from.
+        uniform: N×U×2 coordinates to take besides.
+        num_uncertain: candidates to take, at most M.
 
     Returns:
-        N×P×2 coordinates.
+        N×(num_uncertain + U)×2 coordinates.
     """
-    masks = logits.shape[0]
-    candidates = torch.rand(masks, int(num_points * oversample_ratio), 2, device=logits.device)
-    uncertainty = -sample_points(logits, candidates).squeeze(1).abs()
-    num_uncertain = int(importance_sample_ratio * num_points)
-    chosen = uncertainty.topk(num_uncertain, dim=1).indices
+    certainty = sample_points(logits, candidates).squeeze(1).abs()
+    chosen = certainty.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
     uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    uniform = torch.rand(masks, num_points - num_uncertain, 2, device=logits.device)
     return torch.cat([uncertain, uniform], dim=1)

@@ -1,11 +1,46 @@
-"""Sine position encoding of images (DETR, appendix A.4)."""
+"""Sine position encoding of images (DETR, appendix A.4), and the memory for such constants."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor, nn
+
+# Of the encodings made last; images of one size need three.
+ENCODINGS_KEPT = 6
+
+
+def remember(maxsize: int) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Keep the last ``maxsize`` results of a function that makes a constant tensor of hashable arguments.
+
+    Results are shared: nobody may write into them. While the model is compiled, exported, traced or run on fake
+    tensors nothing is kept, because what is made then belongs to the graph.
+    """
+
+    def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        kept: OrderedDict[tuple[Hashable, ...], Tensor] = OrderedDict()
+
+        @functools.wraps(function)
+        def wrapper(*args: Hashable) -> Tensor:
+            if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(torch.empty(0)) is not Tensor:
+                return function(*args)
+            if args in kept:
+                kept.move_to_end(args)
+                return kept[args]
+            # a tensor that was made in inference mode could not be used in training later
+            with torch.inference_mode(False), torch.no_grad():
+                kept[args] = function(*args)
+            if len(kept) > maxsize:
+                kept.popitem(last=False)
+            return kept[args]
+
+        return wrapper
+
+    return decorate
 
 
 class PositionEmbeddingSine(nn.Module):
@@ -22,16 +57,22 @@ class PositionEmbeddingSine(nn.Module):
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the 1×(2·num_pos_feats)×H×W float32 encoding for a feature map ``x`` of size …×H×W."""
-        height, width = x.shape[-2:]
-        rows = self._encode(height, x.device)[:, :, None].expand(-1, -1, width)
-        columns = self._encode(width, x.device)[:, None, :].expand(-1, height, -1)
-        return torch.cat([rows, columns])[None]
+        """Return the 1×(2·num_pos_feats)×H×W float32 encoding for a feature map ``x`` of size …×H×W; not to be changed
+        in place."""
+        return _encode_map(x.shape[-2], x.shape[-1], self.num_pos_feats, self.temperature, x.device)
 
-    def _encode(self, length: int, device: torch.device) -> Tensor:
-        """num_pos_feats×length: sines on even and cosines on odd channels of positions normalised to (0, 2π]."""
-        position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
-        position = position / (length + 1e-6) * (2 * math.pi)
-        exponent = torch.arange(0, self.num_pos_feats, 2, dtype=torch.float32, device=device) / self.num_pos_feats
-        phase = position / self.temperature ** exponent[:, None]
-        return torch.stack([phase.sin(), phase.cos()], dim=1).flatten(0, 1)
+
+@remember(ENCODINGS_KEPT)
+def _encode_map(height: int, width: int, num_pos_feats: int, temperature: float, device: torch.device) -> Tensor:
+    rows = _encode(height, num_pos_feats, temperature, device)[:, :, None].expand(-1, -1, width)
+    columns = _encode(width, num_pos_feats, temperature, device)[:, None, :].expand(-1, height, -1)
+    return torch.cat([rows, columns])[None]
+
+
+def _encode(length: int, num_pos_feats: int, temperature: float, device: torch.device) -> Tensor:
+    """num_pos_feats×length: sines on even and cosines on odd channels of positions normalised to (0, 2π]."""
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+    position = position / (length + 1e-6) * (2 * math.pi)
+    exponent = torch.arange(0, num_pos_feats, 2, dtype=torch.float32, device=device) / num_pos_feats
+    phase = position / temperature ** exponent[:, None]
+    return torch.stack([phase.sin(), phase.cos()], dim=1).flatten(0, 1)

@@ -8,46 +8,56 @@ import torch
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from ..structures import PackedBitMasks
 
-@dataclass
+
+@dataclass(frozen=True)
 class Target:
     """Ground truth of one image: N labelled masks.
 
     Attributes:
         labels: N int64 classes in [0, K).
-        masks: N×H×W bool, at the size of the padded batch.
+        masks: N masks of the image's size.
+        padded_size: (H, W) of the padded batch, which coordinates refer to; masks end where the image ends.
         name: what to call the image in messages; its file name where that is known.
     """
 
     labels: Tensor
-    masks: Tensor
+    masks: PackedBitMasks
+    padded_size: tuple[int, int]
     name: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def prepare_target(
-    instances: Instances, size: tuple[int, int], num_classes: int, device: torch.device, name: str
+    instances: Instances, padded_size: tuple[int, int], num_classes: int, device: torch.device, name: str
 ) -> Target:
-    """Check one image's ``gt_classes`` and ``gt_masks`` and pad the masks with background to ``size`` (H, W).
+    """Check one image's ``gt_classes`` and ``gt_masks`` and bring them to ``device``, masks as packed bits.
 
     Raises:
         ValueError: a label is outside [0, ``num_classes``), or the masks are polygons or differ in number from the
             labels.
     """
     labels, masks = instances.gt_classes, instances.gt_masks
-    if isinstance(masks, BitMasks):
-        masks = masks.tensor
-    if not isinstance(masks, Tensor):
+    if not isinstance(masks, BitMasks | Tensor):
         raise ValueError(
             f"image {name}: gt_masks are {type(masks).__name__}; MaskFormer takes an N×H×W tensor or BitMasks. Use "
-            f"one of this "
-            "package's mappers (INPUT.DATASET_MAPPER_NAME), or INPUT.MASK_FORMAT bitmask with Detectron2's own."
+            "one of this package's mappers (INPUT.DATASET_MAPPER_NAME), or INPUT.MASK_FORMAT bitmask with Detectron2's "
+            "own."
         )
     if len(labels) != len(masks):
         raise ValueError(f"image {name}: {len(labels)} gt_classes for {len(masks)} gt_masks.")
     check_labels(labels, num_classes, name)
-    padded = torch.zeros(len(masks), *size, dtype=torch.bool, device=device)
-    padded[:, : masks.shape[1], : masks.shape[2]] = masks.to(device=device, dtype=torch.bool)
-    return Target(labels.to(device=device, dtype=torch.int64), padded, name)
+    if not isinstance(masks, PackedBitMasks):
+        masks = PackedBitMasks.from_masks((masks.tensor if isinstance(masks, BitMasks) else masks).bool())
+    return Target(
+        labels.to(device=device, dtype=torch.int64, non_blocking=True),
+        masks.to(device=device, non_blocking=True),
+        padded_size,
+        name,
+    )
 
 
 def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
@@ -56,7 +66,6 @@ def check_labels(labels: Tensor, num_classes: int, name: str) -> None:
     if len(wrong):
         raise ValueError(
             f"image {name}: label {wrong[0].item()} is outside 0 … {num_classes - 1} (MODEL.SEM_SEG_HEAD.NUM_CLASSES "
-            f"is "
-            f"{num_classes}). Raise NUM_CLASSES, map the dataset's ids to contiguous ones, or mark the label as "
-            f"ignored."
+            f"is {num_classes}). Raise NUM_CLASSES, map the dataset's ids to contiguous ones, or mark the label as "
+            "ignored."
         )

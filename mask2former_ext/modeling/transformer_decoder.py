@@ -144,7 +144,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
         Returns:
             ``pred_logits`` B×Q×(K+1), ``pred_masks`` B×Q×h×w logits, and ``aux_outputs``: a list of dicts of the
-            same, one for each earlier prediction.
+            same, one for each earlier prediction. In training also what the masks are the product of:
+            ``mask_features``, and beside each ``pred_masks`` ``mask_embeddings`` B×Q×MASK_DIM.
         """
         batch = mask_features.shape[0]
         memories, positions = self._flatten_scales(scales)
@@ -164,7 +165,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             queries = cross_attention(queries, memories[level], query_position, positions[level], allowed)
             queries = ffn(self_attention(queries, query_position))
             predictions.append(self._predict(queries, mask_features))
-        return {**predictions[-1], "aux_outputs": predictions[:-1]}
+        outputs: dict[str, Any] = {**predictions[-1], "aux_outputs": predictions[:-1]}
+        if self.training:
+            outputs["mask_features"] = mask_features
+        return outputs
 
     def _flatten_scales(self, scales: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per scale: B×S×C pixels with the scale's embedding added, and 1×S×C position encodings."""
@@ -176,8 +180,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
     def _predict(self, queries: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
         queries = self.decoder_norm(queries)
-        masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(queries), mask_features)
-        return {"pred_logits": self.class_embed(queries), "pred_masks": masks}
+        embeddings = self.mask_embed(queries)
+        masks = torch.einsum("bqc,bchw->bqhw", embeddings, mask_features)
+        prediction = {"pred_logits": self.class_embed(queries), "pred_masks": masks}
+        if self.training:
+            prediction["mask_embeddings"] = embeddings
+        return prediction
 
 
 def attention_mask(mask_logits: Tensor, size: Sequence[int]) -> Tensor:

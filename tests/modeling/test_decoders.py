@@ -14,7 +14,6 @@ from mask2former_ext.modeling import build_transformer_decoder
 from mask2former_ext.modeling.blocks import MLP, Attention, CrossAttentionLayer, FFNLayer, SelfAttentionLayer
 from mask2former_ext.modeling.head import MaskFormerHead, build_pixel_decoder
 from mask2former_ext.modeling.pixel_decoder import pixel_centers
-from mask2former_ext.modeling.position_encoding import PositionEmbeddingSine
 from mask2former_ext.modeling.transformer_decoder import attention_mask
 
 
@@ -27,18 +26,8 @@ def features(height, width, batch=2):
     return {name: torch.randn(batch, shapes()[name].channels, *sizes[name]) for name in sizes}
 
 
-def test_position_encoding_by_its_formula():
-    encoding = PositionEmbeddingSine(4)(torch.zeros(2, 7, 3, 5))
-    assert encoding.shape == (1, 8, 3, 5) and encoding.dtype == torch.float32
-    row, column = 1, 4
-    y = (row + 1) / (3 + 1e-6) * 2 * math.pi
-    x = (column + 1) / (5 + 1e-6) * 2 * math.pi
-    expected = [f(v / 10000 ** (i / 4)) for v in (y, x) for i in (0, 2) for f in (math.sin, math.cos)]
-    assert encoding[0, :, row, column].tolist() == pytest.approx(expected, abs=1e-5)
-
-
 def test_pixel_centers():
-    centers = pixel_centers([(2, 2), (1, 4)], torch.device("cpu"))
+    centers = pixel_centers(((2, 2), (1, 4)), torch.device("cpu"))
     assert centers.shape == (1, 8, 2, 2)
     assert centers[0, :4, 0].tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     assert centers[0, 4:, 1].tolist() == [[0.125, 0.5], [0.375, 0.5], [0.625, 0.5], [0.875, 0.5]]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mask2former_ext.modeling.points import sample_points, sample_uncertain_coords
+from mask2former_ext.modeling.points import PointSampling, RandomCoords, choose_points, sample_points
 
 
 def test_pixel_centers_give_pixels_and_between_them_their_mean():
@@ -24,10 +24,17 @@ def test_no_masks_stay_attached_to_the_graph():
     assert points.shape == (0, 1, 5) and points.requires_grad
 
 
+def choose(logits, *sampling):
+    """Points of each mask of one image, by the rule's three numbers."""
+    sampling = PointSampling(*sampling)
+    coords = RandomCoords.draw(sampling, [len(logits)], logits.device)
+    return choose_points(logits, coords.candidates, coords.uniform, sampling.num_uncertain)
+
+
 def test_uncertain_points_lie_where_logits_are_near_zero():
     logits = torch.full((1, 1, 16, 16), 9.0)
     logits[..., 8:] = 0.1
-    coords = sample_uncertain_coords(logits, 40, oversample_ratio=8.0, importance_sample_ratio=1.0)
+    coords = choose(logits, 40, 8.0, 1.0)
     assert coords.shape == (1, 40, 2)
     assert (coords[..., 0] > 0.45).all()
 
@@ -35,10 +42,19 @@ def test_uncertain_points_lie_where_logits_are_near_zero():
 @pytest.mark.parametrize(("ratio", "share"), [(0.0, 0.5), (0.75, 0.875)])
 def test_importance_ratio_is_the_share_of_uncertain_points(ratio, share):
     logits = torch.full((1, 1, 16, 16), 9.0)
-    logits[..., 8:] = 0.1
-    coords = sample_uncertain_coords(logits, 4000, oversample_ratio=4.0, importance_sample_ratio=ratio)
+    logits[..., 8:] = -0.1
+    coords = choose(logits, 4000, 4.0, ratio)
     assert (coords[..., 0] > 0.5).float().mean() == pytest.approx(share, abs=0.03)
 
 
 def test_sampling_needs_no_masks():
-    assert sample_uncertain_coords(torch.zeros(0, 1, 8, 8), 12, 3.0, 0.75).shape == (0, 12, 2)
+    assert choose(torch.zeros(0, 1, 8, 8), 12, 3.0, 0.75).shape == (0, 12, 2)
+
+
+def test_coordinates_are_drawn_image_by_image_then_for_all_masks():
+    torch.manual_seed(3)
+    coords = RandomCoords.draw(PointSampling(8, 2.0, 0.5), [2, 0, 1], torch.device("cpu"))
+    torch.manual_seed(3)
+    assert torch.equal(coords.matching, torch.cat([torch.rand(1, 8, 2) for _ in range(3)]))
+    assert torch.equal(coords.candidates, torch.rand(3, 16, 2))
+    assert torch.equal(coords.uniform, torch.rand(3, 4, 2))
