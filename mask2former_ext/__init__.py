@@ -12,7 +12,8 @@ except ImportError as error:
 from . import modeling
 from .config import add_maskformer2_config
 from .data import datasets
+from .modeling import SemanticSegmentorWithTTA
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "add_maskformer2_config", "datasets", "modeling"]
+__all__ = ["SemanticSegmentorWithTTA", "__version__", "add_maskformer2_config", "datasets", "modeling"]

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, hooks, launch
+from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -25,6 +25,7 @@ from mask2former_ext.engine import (
     summary_line,
     verify_expected_results,
 )
+from mask2former_ext.engine.trainer import test_time_augmentation
 
 EPILOG = """
 Examples:
@@ -37,6 +38,9 @@ Go on after an interruption:
 
 Evaluate a checkpoint:
     $ tools/train_net.py --eval-only --config-file CONFIG MODEL.WEIGHTS model_final.pth
+
+The same, also with test-time augmentation:
+    $ tools/train_net.py --eval-only --config-file CONFIG MODEL.WEIGHTS model_final.pth TEST.AUG.ENABLED True
 
 Without a GPU, with other settings:
     $ tools/train_net.py --config-file CONFIG MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 2 OUTPUT_DIR output/try
@@ -52,6 +56,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     try:
         cfg = load_config(args.config_file, args.opts)
         check_device(cfg)
+        if cfg.TEST.AUG.ENABLED:
+            test_time_augmentation(cfg)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"train_net.py: {error}")
     cfg.freeze()
@@ -76,8 +82,6 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:
 def train(cfg: CfgNode, resume: bool) -> dict[str, Any] | None:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
-    if cfg.TEST.AUG.ENABLED:
-        trainer.register_hooks([hooks.EvalHook(0, lambda: trainer.test_with_tta(cfg, trainer.model))])
     return trainer.train()
 
 

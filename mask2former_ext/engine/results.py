@@ -33,8 +33,10 @@ def _results_per_dataset(cfg: CfgNode, results: Results) -> Iterator[tuple[str, 
     names = cfg.DATASETS.TEST
     if len(names) == 1:
         yield names[0], results
-    else:
-        yield from ((name, results.get(name) or {}) for name in names)
+        return
+    for name in names:
+        augmented = {f"{task}_TTA": figures for task, figures in (results.get(f"{name}_TTA") or {}).items()}
+        yield name, {**(results.get(name) or {}), **augmented}
 
 
 def failed_expectations(cfg: CfgNode, results: Results) -> list[str]:
@@ -80,9 +82,10 @@ def summary_line(cfg: CfgNode, results: Results) -> str:
     parts = []
     for dataset, tasks in _results_per_dataset(cfg, results):
         figures = [
-            f"{task} {metric} {tasks[task][metric]:.2f}"
+            f"{task}{suffix} {metric} {tasks[task + suffix][metric]:.2f}"
+            for suffix in ("", "_TTA")
             for task, metric in HEADLINE_METRICS
-            if metric in tasks.get(task, {})
+            if metric in tasks.get(task + suffix, {})
         ]
         parts.append(f"{dataset}: {', '.join(figures) or 'no results'}")
     return "; ".join(parts)

@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer
+from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
@@ -24,6 +25,7 @@ from ..checkpoint import build_checkpointer
 from ..config import is_maskformer
 from ..data import build_dataset_mapper
 from ..evaluation import build_evaluator
+from ..modeling.test_time_augmentation import MaskFormerWithTTA, SemanticSegmentorWithTTA
 from ..solver import build_optimizer
 from .checks import check_dataset_mapper, check_datasets, check_device, for_this_machine
 from .results import verify_expected_results
@@ -31,7 +33,11 @@ from .results import verify_expected_results
 logger = logging.getLogger(__name__)
 
 # Meta-architecture -> what wraps a model of it for test-time augmentation
-TEST_TIME_AUGMENTATION = {"GeneralizedRCNN": GeneralizedRCNNWithTTA}
+TEST_TIME_AUGMENTATION = {
+    "GeneralizedRCNN": GeneralizedRCNNWithTTA,
+    "MaskFormer": MaskFormerWithTTA,
+    "SemanticSegmentor": SemanticSegmentorWithTTA,
+}
 
 SCHEDULE_POSITION = {"base_lrs", "last_epoch", "_step_count", "_last_lr"}
 
@@ -71,9 +77,19 @@ class Trainer(DefaultTrainer):
         """Build Detectron2's hooks, with the checkpointer of :func:`mask2former_ext.checkpoint.build_checkpointer`.
 
         The constructor calls this right after it made its own checkpointer, which the hooks would take otherwise.
+        With ``TEST.AUG.ENABLED`` there is one more, for :meth:`test_with_tta` at the end of training.
         """
         self.checkpointer = build_checkpointer(self.cfg, self.model, new_classes=True, trainer=weakref.proxy(self))
-        return super().build_hooks()
+        built = super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:
+            # right after the evaluation, and before results are written
+            position = next(index for index, hook in enumerate(built) if isinstance(hook, EvalHook))
+            built.insert(position + 1, EvalHook(0, self._test_with_tta))
+        return built
+
+    def _test_with_tta(self) -> dict[str, Any]:
+        self._last_tta_results = self.test_with_tta(self.cfg, self.model)
+        return self._last_tta_results
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
@@ -101,11 +117,18 @@ class Trainer(DefaultTrainer):
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
         """Evaluate with test-time augmentation (``TEST.AUG``).
 
+        Predictions are written to ``OUTPUT_DIR/inference_TTA``, with a folder for each dataset in it when there are
+        several.
+
         Returns:
             Results as those of ``test``, with ``_TTA`` added to the outermost keys.
         """
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
-        evaluators = [cls.build_evaluator(cfg, dataset, output_dir) for dataset in cfg.DATASETS.TEST]
+        names = cfg.DATASETS.TEST
+        evaluators = [
+            cls.build_evaluator(cfg, name, os.path.join(output_dir, name) if len(names) > 1 else output_dir)
+            for name in names
+        ]
         results = cls.test(cfg, test_time_augmentation(cfg)(cfg, model), evaluators)
         return OrderedDict((f"{task}_TTA", figures) for task, figures in results.items())
 
@@ -113,14 +136,15 @@ class Trainer(DefaultTrainer):
         """Train from ``start_iter`` to ``SOLVER.MAX_ITER``.
 
         Returns:
-            The results of the last evaluation, on the main process and when ``DATASETS.TEST`` names any dataset.
+            The results of the last evaluation, with and without test-time augmentation, on the main process and when
+            ``DATASETS.TEST`` names any dataset.
 
         Ends the process with status 1 when the last results are not those of ``TEST.EXPECTED_RESULTS``.
         """
         TrainerBase.train(self, self.start_iter, self.max_iter)
         if not comm.is_main_process():
             return None
-        results = getattr(self, "_last_eval_results", {})
+        results = getattr(self, "_last_eval_results", {}) | getattr(self, "_last_tta_results", {})
         verify_expected_results(self.cfg, results)
         return results
 

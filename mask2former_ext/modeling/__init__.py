@@ -7,6 +7,7 @@ from .maskformer import MaskFormer
 from .matcher import HungarianMatcher, NonFiniteCostError
 from .pixel_decoder import MSDeformAttnPixelDecoder
 from .plain_pixel_decoder import BasePixelDecoder, TransformerEncoderPixelDecoder
+from .test_time_augmentation import MaskFormerWithTTA, SemanticSegmentorWithTTA
 from .transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
     MultiScaleMaskedTransformerDecoder,
@@ -21,8 +22,10 @@ __all__ = [
     "MSDeformAttnPixelDecoder",
     "MaskFormer",
     "MaskFormerHead",
+    "MaskFormerWithTTA",
     "MultiScaleMaskedTransformerDecoder",
     "NonFiniteCostError",
+    "SemanticSegmentorWithTTA",
     "SetCriterion",
     "TransformerEncoderPixelDecoder",
     "build_timm_backbone",

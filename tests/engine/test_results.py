@@ -70,3 +70,14 @@ def test_summary():
     assert summary_line(config(), RESULTS) == "val: panoptic_seg PQ 51.94, panoptic_seg PQ_th 57.70, segm AP 41.70"
     two = config(datasets=("val", "test"))
     assert summary_line(two, {"val": {"sem_seg": {"mIoU": 50}}}) == "val: sem_seg mIoU 50.00; test: no results"
+
+
+def test_figures_with_test_time_augmentation_have_names_of_their_own():
+    assert summary_line(config(), {"sem_seg": {"mIoU": 50}, "sem_seg_TTA": {"mIoU": 51}}) == (
+        "val: sem_seg mIoU 50.00, sem_seg_TTA mIoU 51.00"
+    )
+    two = config(("sem_seg_TTA", "mIoU", 51, 0.1), datasets=("val", "test"))
+    both = {"sem_seg": {"mIoU": 51}}
+    results = {"val": both, "test": both, "val_TTA": both, "test_TTA": {"sem_seg": {"mIoU": 52}}}
+    assert failed_expectations(two, results) == ["test: sem_seg_TTA/mIoU should be 51 ± 0.1, but is 52.0000"]
+    assert summary_line(two, results).startswith("val: sem_seg mIoU 51.00, sem_seg_TTA mIoU 51.00; test: ")

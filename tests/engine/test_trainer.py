@@ -7,11 +7,13 @@ import logging
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
 from mask2former_ext.config import get_cfg_defaults
 from mask2former_ext.data import MaskFormerDatasetMapper
 from mask2former_ext.engine import Trainer, trainer
+from mask2former_ext.modeling.test_time_augmentation import MaskFormerWithTTA, SemanticSegmentorWithTTA
 
 NAME = "dataset_that_is_trained_on"
 
@@ -61,7 +63,10 @@ class TinyTrainer(Trainer):
         (["SOLVER.OPTIMIZER", "ADAM"], r"SOLVER\.OPTIMIZER is 'ADAM'"),
         (["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"], "CLIP_TYPE is 'all'"),
         (["DATASETS.TEST", ("no_such_dataset",)], "no_such_dataset"),
-        (["TEST.AUG.ENABLED", True], "no test-time augmentation for MaskFormer"),
+        (
+            ["TEST.AUG.ENABLED", True, "MODEL.META_ARCHITECTURE", "PanopticFPN"],
+            "no test-time augmentation for PanopticFPN; there is for GeneralizedRCNN, MaskFormer, SemanticSegmentor",
+        ),
     ],
 )
 def test_refusals(cfg, overrides, message):
@@ -114,6 +119,40 @@ def test_training_returns_the_last_results_and_checks_them(cfg, monkeypatch):
     cfg.TEST.EXPECTED_RESULTS = [["sem_seg", "mIoU", 50.0, 1.0]]
     with pytest.raises(SystemExit):
         TinyTrainer(cfg).train()
+
+
+@pytest.mark.parametrize("names", [(NAME,), (NAME, f"{NAME}_2")])
+def test_test_time_augmentation_evaluates_a_wrapped_model(cfg, tmp_path, monkeypatch, names):
+    folders, wrapped = [], []
+    cfg.DATASETS.TEST = names
+
+    def evaluate(cls, cfg, model, evaluators):
+        wrapped.append(model)
+        return {"sem_seg": {"mIoU": 40.0}} if len(names) == 1 else {name: {} for name in names}
+
+    monkeypatch.setattr(
+        TinyTrainer, "build_evaluator", classmethod(lambda cls, cfg, name, folder: folders.append(folder))
+    )
+    monkeypatch.setattr(TinyTrainer, "test", classmethod(evaluate))
+    model = TinyModel()
+    results = TinyTrainer.test_with_tta(cfg, model)
+    assert list(results) == (["sem_seg_TTA"] if len(names) == 1 else [f"{name}_TTA" for name in names])
+    assert wrapped[0].model is model and type(wrapped[0]) is MaskFormerWithTTA
+    folder = tmp_path / "inference_TTA"
+    assert folders == ([str(folder)] if len(names) == 1 else [str(folder / name) for name in names])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("GeneralizedRCNN", GeneralizedRCNNWithTTA),
+        ("MaskFormer", MaskFormerWithTTA),
+        ("SemanticSegmentor", SemanticSegmentorWithTTA),
+    ],
+)
+def test_test_time_augmentation_by_architecture(cfg, architecture, expected):
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    assert trainer.test_time_augmentation(cfg) is expected
 
 
 def test_loss_that_is_not_finite_stops_training(cfg):

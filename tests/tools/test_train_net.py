@@ -100,6 +100,9 @@ COMMON = {
 }
 
 
+TEST_TIME_AUGMENTATION = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48, 64)"]
+
+
 def merged(one, other):
     """Merge nested dicts; the second wins."""
     both = {key: merged(one[key], other[key]) for key in one.keys() & other.keys() if isinstance(one[key], dict)}
@@ -191,8 +194,10 @@ def test_mask_former_trains_resumes_and_evaluates(train_net, tmp_path):
     first = torch.load(output / "model_final.pth", weights_only=False)
     assert first["iteration"] == 1
 
-    status, text = train_net(MASK_FORMER, "--resume", "SOLVER.MAX_ITER", "3")
+    status, text = train_net(MASK_FORMER, "--resume", "SOLVER.MAX_ITER", "3", *TEST_TIME_AUGMENTATION)
     assert status == 0, text
+    augmented = {"panoptic_seg_TTA/PQ", "segm_TTA/AP", "bbox_TTA/AP", "sem_seg_TTA/mIoU"}
+    assert augmented <= metrics(output).keys()
     assert "Starting training from iteration 2" in text
     second = torch.load(output / "model_final.pth", weights_only=False)
     states = [saved["trainer"]["_trainer"]["optimizer"]["state"].values() for saved in (first, second)]
@@ -200,12 +205,17 @@ def test_mask_former_trains_resumes_and_evaluates(train_net, tmp_path):
     predictions = (output / "inference" / "predictions.json").read_bytes()
 
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
-    expected = "[['panoptic_seg', 'RQ', 50.0, 60.0], ['panoptic_seg', 'PQ', 120.0, 5.0], ['segm', 'AQ', 1.0, 1.0]]"
-    status, text = train_net(MASK_FORMER, "--eval-only", *weights, "TEST.EXPECTED_RESULTS", expected)
+    expected = (
+        "[['panoptic_seg', 'RQ', 50.0, 60.0], ['panoptic_seg', 'PQ', 120.0, 5.0], ['segm', 'AQ', 1.0, 1.0], "
+        "['segm_TTA', 'AP', 50.0, 60.0], ['panoptic_seg_TTA', 'PQ', 120.0, 5.0]]"
+    )
+    again = [*weights, *TEST_TIME_AUGMENTATION, "TEST.EXPECTED_RESULTS", expected]
+    status, text = train_net(MASK_FORMER, "--eval-only", *again)
     assert status == 1, text
     assert re.search(r"coins_val: panoptic_seg/PQ should be 120\.0 ± 5\.0, but is \d", text)
     assert re.search(r"coins_val: segm/AQ should be 1\.0 ± 1\.0, but was not evaluated \(there are: .*segm/AP50", text)
-    assert "panoptic_seg/RQ should" not in text
+    assert re.search(r"coins_val: panoptic_seg_TTA/PQ should be 120\.0 ± 5\.0, but is \d", text)
+    assert "panoptic_seg/RQ should" not in text and "segm_TTA/AP should" not in text
     assert re.search(r"Results of .*output: coins_val: panoptic_seg PQ [\d.]+, .*sem_seg mIoU [\d.]+", text)
     assert (output / "inference" / "predictions.json").read_bytes() == predictions  # the same weights
 
@@ -231,6 +241,10 @@ def test_mask_rcnn_trains_and_fails_on_a_wrong_expectation(train_net, tmp_path):
     [
         (["SOLVER.NO_SUCH_KEY", "1"], "train_net.py: .*SOLVER.NO_SUCH_KEY"),
         (["--num-gpus", "0", "INPUT.DATASET_MAPPER_NAME", "coco_lsj"], "DATASET_MAPPER_NAME is 'coco_lsj'; known are"),
+        (
+            ["--eval-only", "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "PanopticFPN"],
+            "train_net.py: TEST.AUG.ENABLED is set, but there is no test-time augmentation for PanopticFPN",
+        ),
     ],
 )
 def test_mistakes_end_with_a_message(train_net, tmp_path, arguments, message):
