@@ -80,9 +80,10 @@ $(STAMPS)/torch: requirements/torch.txt | $(STAMPS)/venv
 	$(PIP_INSTALL) $(NO_BARS) -r requirements/torch.txt -c requirements/base.txt
 	@touch "$@"
 
-$(STAMPS)/requirements: requirements/base.txt requirements/dev.txt $(STAMPS)/torch
-	@echo "== set-up 3/5: the packages of requirements/base.txt and dev.txt"
+$(STAMPS)/requirements: requirements/base.txt requirements/dev.txt requirements/without_dependencies.txt $(STAMPS)/torch
+	@echo "== set-up 3/5: the packages of requirements/"
 	$(PIP_INSTALL) $(QUIET) -r requirements/base.txt -r requirements/dev.txt
+	$(PIP_INSTALL) $(QUIET) --no-deps -r requirements/without_dependencies.txt
 	@touch "$@"
 
 $(STAMPS)/detectron2: tools/install_detectron2.py tools/detectron2_adaptation.py $(STAMPS)/requirements

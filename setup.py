@@ -34,13 +34,19 @@ INSTALL_REQUIRES = [
     "fvcore>=0.1.5.post20221221",
     "matplotlib>=3.6",
     "tabulate",
+    "tqdm",
 ]
 
 EXTRAS_REQUIRE = {
     "tools": ["scikit-image>=0.20"],
     "timm": ["timm>=1.0"],
-    "dev": ["pytest>=7.0", "ruff>=0.9", "mypy>=1.10", "scikit-image>=0.20", "timm>=1.0"],
+    "transformers": ["transformers>=5.0", "safetensors>=0.4"],
+    "evaluation": ["cityscapesscripts>=2.2", "lvis>=0.5.3"],
 }
+EXTRAS_REQUIRE["dev"] = [
+    *("pytest>=7.0", "ruff>=0.9", "mypy>=1.10"),
+    *(requirement for optional in EXTRAS_REQUIRE.values() for requirement in optional),
+]
 
 
 def read_version() -> str:

@@ -19,12 +19,16 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
+from detectron2.utils import comm
 
 from ..config import is_maskformer
 from .instance import ThingInstanceEvaluator
+from .packages import prepare_package
 from .panoptic import PanopticEvaluator
 
 logger = logging.getLogger(__name__)
+
+CITYSCAPES = "cityscapesscripts.evaluation"
 
 Factory = Callable[[CfgNode, str, str], DatasetEvaluator]
 
@@ -58,7 +62,8 @@ def _coco_tasks(cfg: CfgNode) -> tuple[str, ...] | None:
 
 
 def _lvis(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
-    return LVISEvaluator(name, output_dir=output_dir)
+    prepare_package("lvis.eval", "lvis", name)
+    return LVISEvaluator(name, tasks=_coco_tasks(cfg), output_dir=output_dir)
 
 
 def _pascal_voc(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
@@ -66,11 +71,17 @@ def _pascal_voc(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
 
 
 def _cityscapes_semantic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    prepare_package(f"{CITYSCAPES}.evalPixelLevelSemanticLabeling", "cityscapesscripts", name)
     return CityscapesSemSegEvaluator(name)
 
 
 def _cityscapes_instance(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    prepare_package(f"{CITYSCAPES}.evalInstanceLevelSemanticLabeling", "cityscapesscripts", name)
     return CityscapesInstanceEvaluator(name)
+
+
+# Detectron2's evaluators that write predictions to a temporary folder, for the first process to read.
+ON_ONE_MACHINE = frozenset({_cityscapes_semantic, _cityscapes_instance})
 
 
 class Row(NamedTuple):
@@ -133,7 +144,8 @@ def evaluator_factories(cfg: CfgNode, dataset_name: str) -> list[Factory]:
     """Choose what makes the dataset's evaluators, without reading its files.
 
     Raises:
-        ValueError: the evaluator type is none of :data:`EVALUATORS`, or the model has no output to evaluate.
+        ValueError: the evaluator type is none of :data:`EVALUATORS`, the model has no output to evaluate, or the
+            evaluator does not work on several machines, of which there are several.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in EVALUATORS:
@@ -155,7 +167,14 @@ def evaluator_factories(cfg: CfgNode, dataset_name: str) -> list[Factory]:
         if not chosen:
             raise ValueError(problem)
         logger.warning(problem)
-    return [row.factory for row in chosen]
+    factories = [row.factory for row in chosen]
+    if comm.get_world_size() > comm.get_local_size() and not ON_ONE_MACHINE.isdisjoint(factories):
+        raise ValueError(
+            f"dataset '{dataset_name}' ({evaluator_type}) can only be evaluated on one machine: Cityscapes' evaluation "
+            "reads the predictions of all processes from one temporary folder. Append DATASETS.TEST '()' here, and "
+            "evaluate checkpoints by --eval-only without --num-machines."
+        )
+    return factories
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> DatasetEvaluator:
