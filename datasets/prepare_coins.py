@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pycocotools.mask as coco_mask
 from PIL import Image
 from scipy import ndimage
 from skimage import data, filters, segmentation
 
+from mask2former_ext.data.datasets.coco_format import instance_annotation
 from mask2former_ext.data.datasets.coins import CATEGORIES, SPLITS, coins_paths
 from mask2former_ext.data.datasets.loading import datasets_root
 from mask2former_ext.data.reading import id_to_rgb
@@ -115,21 +115,11 @@ def split_contents(photograph: np.ndarray, labels: np.ndarray, split: str) -> di
 
 def describe_segments(ids: np.ndarray, image_id: int) -> list[dict[str, Any]]:
     """COCO annotations of all segments of an H×W map of ids."""
-    annotations = []
-    for segment_id in np.unique(ids).tolist():
-        rle = coco_mask.encode(np.asfortranarray(ids == segment_id))
-        annotations.append(
-            {
-                "id": segment_id,
-                "image_id": image_id,
-                "category_id": COIN if segment_id <= NUM_COINS else BACKGROUND,
-                "area": int(coco_mask.area(rle)),
-                "bbox": coco_mask.toBbox(rle).tolist(),
-                "iscrowd": 0,
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
-            }
-        )
-    return annotations
+    return [
+        instance_annotation(ids == segment_id, COIN if segment_id <= NUM_COINS else BACKGROUND)
+        | {"id": segment_id, "image_id": image_id}
+        for segment_id in np.unique(ids).tolist()
+    ]
 
 
 def write(path: Path, content: Any) -> None:

@@ -10,6 +10,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator
 
+from ..data.datasets.loading import require_path
+
 
 class ThingInstanceEvaluator(COCOEvaluator):
     """COCO AP of a model whose label space holds things and stuff in any order (ADE20K, Mapillary Vistas panoptic).
@@ -19,6 +21,11 @@ class ThingInstanceEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, tasks: Sequence[str] | None = None, output_dir: str | None = None) -> None:
+        json_file = MetadataCatalog.get(dataset_name).get("json_file")
+        if json_file is not None:
+            require_path(
+                json_file, f"instance annotations of {dataset_name}", "datasets/README.md says how to make it."
+            )
         super().__init__(dataset_name, tasks=tasks, output_dir=output_dir)
         contiguous_ids = MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id
         dataset_ids = sorted(contiguous_ids)

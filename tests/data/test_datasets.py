@@ -119,30 +119,6 @@ def test_another_root_takes_the_place_of_the_first(tmp_path):
         datasets.register_all(ROOT)
 
 
-@pytest.mark.parametrize(
-    ("name", "path", "way_out"),
-    [
-        ("coco_2017_val_panoptic_with_sem_seg", "coco/annotations/panoptic_val2017.json", "cocodataset.org"),
-        ("coco_2017_test_stuff_10k_sem_seg", "coco/coco_stuff_10k/images_detectron2/test", "datasets/README.md"),
-        ("coins_train", "coins/annotations/panoptic_train.json", "python datasets/prepare_coins.py"),
-    ],
-)
-@pytest.mark.parametrize("variable", [None, "/somewhere"])
-def test_missing_datasets(name, path, way_out, variable, tmp_path, monkeypatch):
-    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    if variable:
-        monkeypatch.setenv("DETECTRON2_DATASETS", variable)
-    try:
-        datasets.register_all(str(tmp_path))
-        with pytest.raises(FileNotFoundError) as caught:
-            DatasetCatalog.get(name)
-    finally:
-        datasets.register_all(ROOT)
-    said = str(caught.value)
-    assert str(tmp_path / path) in said and way_out in said
-    assert f'DETECTRON2_DATASETS is "{variable}"' if variable else "DETECTRON2_DATASETS is not set" in said
-
-
 CATEGORIES = [{"id": 3, "name": "cat", "isthing": 1}, {"id": 8, "name": "grass", "isthing": 0}]
 
 
@@ -306,6 +282,38 @@ def test_semantic_datasets(name, tiny_coco):
     ]
     assert MetadataCatalog.get(name).evaluator_type == "sem_seg"
     assert MetadataCatalog.get(name).ignore_label == 255
+
+
+def test_instance_datasets(name, tiny_coco):
+    content = {
+        "images": [{"id": 5, "file_name": "000.jpg", "height": 4, "width": 6}],
+        "annotations": [
+            {"id": 1, "image_id": 5, "category_id": 8, "iscrowd": 0, "bbox": [0, 0, 3, 4], "area": 12,
+             "segmentation": [[0, 0, 3, 0, 3, 4, 0, 4]]},
+        ],
+        "categories": [{"id": 8, "name": "grass"}],
+    }  # fmt: skip
+    (tiny_coco / "instances.json").write_text(json.dumps(content))
+    datasets.register_instance_dataset(
+        name,
+        image_root=str(tiny_coco / "images"),
+        json_file=str(tiny_coco / "instances.json"),
+        categories=CATEGORIES,
+    )
+    (record,) = DatasetCatalog.get(name)
+    assert record["file_name"] == str(tiny_coco / "images" / "000.jpg")
+    assert record["annotations"][0]["category_id"] == 1
+    metadata = MetadataCatalog.get(name)
+    assert metadata.thing_classes == ["cat", "grass"] and metadata.evaluator_type == "coco"
+    assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 8: 1}
+
+
+def test_ready_metadata_of_panoptic_datasets(name, paths):
+    own = {"thing_classes": ["a cat"], "source": "the garden"}
+    datasets.register_panoptic_dataset(name, **paths, categories=CATEGORIES, metadata=own)
+    metadata = MetadataCatalog.get(name)
+    assert (metadata.thing_classes, metadata.source) == (["a cat"], "the garden")
+    assert metadata.stuff_classes == ["cat", "grass"]
 
 
 def test_metadata_that_is_none_is_not_set(name):

@@ -5,7 +5,7 @@ The image is 24×32 pixels, in columns: 0–7 and 8–15 a thing each (ids 1 and
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,10 +13,13 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
+from scipy.io import savemat
 
 from mask2former_ext.config import load_config
 from mask2former_ext.data import build_dataset_mapper, datasets
+from mask2former_ext.data.datasets.coco_stuff_preparation import prepare_coco_stuff_10k
 from mask2former_ext.data.datasets.loading import datasets_root
+from mask2former_ext.data.datasets.panoptic_preparation import prepare_coco_semantic, prepare_mapillary_instance
 from mask2former_ext.evaluation import build_evaluator
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -63,6 +66,7 @@ def save_panoptic(json_file, folder, image_id, thing, stuff):
             {"id": stuff, "name": "some stuff", "isthing": 0},
         ],
     }
+    json_file.parent.mkdir(parents=True, exist_ok=True)
     json_file.write_text(json.dumps(content))
 
 
@@ -121,12 +125,37 @@ def make_mapillary(root):
         labels.save(vistas / "labels" / "Xq.png")
         (vistas / "panoptic").mkdir()
         save_panoptic(vistas / "panoptic" / "panoptic_2018.json", vistas / "panoptic", "Xq", thing=1, stuff=3)
+    for split in ("train", "val"):
+        prepare_mapillary_instance(str(root), split, workers=1)
+
+
+def make_coco(root):
+    things = list(MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id)
+    for split in ("train", "val"):
+        coco, annotations = root / "coco", root / "coco" / "annotations"
+        save_image(coco / f"{split}2017" / "000000000009.jpg")
+        json_file = annotations / f"panoptic_{split}2017.json"
+        save_panoptic(json_file, coco / f"panoptic_{split}2017", "000000000009", thing=1, stuff=200)
+        save_instances(annotations / f"instances_{split}2017.json", "000000000009", things, thing=1)
+        prepare_coco_semantic(str(root), split, workers=1)
+
+
+def make_coco_stuff_10k(root):
+    stuff_10k = root / "coco" / "coco_stuff_10k"
+    (stuff_10k / "annotations").mkdir(parents=True)
+    (stuff_10k / "imageLists").mkdir()
+    for split in ("train", "test"):
+        name = f"COCO_train2014_{split}"
+        save_image(stuff_10k / "images" / f"{name}.jpg")
+        savemat(stuff_10k / "annotations" / f"{name}.mat", {"S": label_map(1, 182, 0, np.uint16)})
+        (stuff_10k / "imageLists" / f"{split}.txt").write_text(f"{name}\n")
+        prepare_coco_stuff_10k(str(root), split, workers=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _all_layouts(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
-    for make in (make_ade20k, make_ade20k_full, make_mapillary):
+    for make in (make_ade20k, make_ade20k_full, make_mapillary, make_coco, make_coco_stuff_10k):
         make(root)
     datasets.register_all(str(root))
     yield
@@ -141,6 +170,8 @@ class Family(NamedTuple):
         masks: class and area of each training mask.
         thing, stuff: their labels in the model's output; without stuff there are instances alone.
         figures: result → the figure that is 100 for perfect predictions.
+        options: what is set otherwise than in the config.
+        names: training and test set, {} is the family; those of the config, unless there are options for them.
     """
 
     config: str
@@ -148,6 +179,19 @@ class Family(NamedTuple):
     thing: int
     stuff: int | None
     figures: dict[str, str]
+    options: tuple[Any, ...] = ()
+    names: tuple[str, str] = ("{}_train", "{}_val")
+
+    @classmethod
+    def without_config(cls, names, num_classes, **arguments):
+        """A family without a published config: ADE20K's, with another number of classes."""
+        options = ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes)
+        options += ("DATASETS.TRAIN", (names[0],), "DATASETS.TEST", (names[1],))
+        return cls(**arguments, options=options, names=names)
+
+
+def names_of(family):
+    return [name.format(family) for name in FAMILIES[family].names]
 
 
 ONE_THING, BOTH_THINGS, ALL_STUFF = 8 * HEIGHT, 16 * HEIGHT, 12 * HEIGHT
@@ -165,25 +209,62 @@ FAMILIES = {
     ),
     "mapillary_vistas_sem_seg": Family(VISTAS_SEMANTIC, [(0, BOTH_THINGS), (2, ALL_STUFF)], 0, 2, SEMANTIC),
     "mapillary_vistas_panoptic": Family(
-        VISTAS_PANOPTIC, [(0, ONE_THING), (0, ONE_THING), (2, ALL_STUFF)], 0, 2, SEMANTIC | PANOPTIC
+        VISTAS_PANOPTIC,
+        [(0, ONE_THING), (0, ONE_THING), (2, ALL_STUFF)],
+        *(0, 2, SEMANTIC | PANOPTIC | INSTANCE),
+        options=("MODEL.MASK_FORMER.TEST.INSTANCE_ON", True),
     ),
-    # There is no published config: that of the 150 classes, with more of them.
-    "ade20k_full_sem_seg": Family(
-        ADE20K.format("semantic"), [(300, ALL_STUFF), (846, BOTH_THINGS)], 846, 300, SEMANTIC
+    "mapillary_vistas_instance": Family.without_config(
+        ("mapillary_vistas_instance_train", "mapillary_vistas_instance_val"),
+        num_classes=37,
+        config=ADE20K.format("instance"),
+        masks=[(0, ONE_THING), (0, ONE_THING)],
+        thing=0,
+        stuff=None,
+        figures=INSTANCE,
+    ),
+    "coco_panoptic": Family(
+        "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
+        [(0, ONE_THING), (0, ONE_THING), (132, ALL_STUFF)],
+        *(0, 132, SEMANTIC | PANOPTIC | INSTANCE),
+        options=("DATASETS.TRAIN", ("coco_2017_train_panoptic_with_sem_seg",)),
+        names=("coco_2017_train_panoptic_with_sem_seg", "coco_2017_val_panoptic_with_sem_seg"),
+    ),
+    "coco_stuff_10k": Family.without_config(
+        ("coco_2017_train_stuff_10k_sem_seg", "coco_2017_test_stuff_10k_sem_seg"),
+        num_classes=171,
+        config=ADE20K.format("semantic"),
+        masks=[(0, BOTH_THINGS), (170, ALL_STUFF)],
+        thing=0,
+        stuff=170,
+        figures=SEMANTIC,
+    ),
+    "ade20k_full_sem_seg": Family.without_config(
+        ("ade20k_full_sem_seg_train", "ade20k_full_sem_seg_val"),
+        num_classes=847,
+        config=ADE20K.format("semantic"),
+        masks=[(300, ALL_STUFF), (846, BOTH_THINGS)],
+        thing=846,
+        stuff=300,
+        figures=SEMANTIC,
     ),
 }
 
 
 def family_cfg(family, tmp_path):
     """The family's config, for images of 24×32 that nothing changes but padding to 32×32."""
-    cfg = load_config(str(CONFIGS / FAMILIES[family].config), ["OUTPUT_DIR", str(tmp_path)])
-    if family == "ade20k_full_sem_seg":
-        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("ade20k_full_sem_seg_train",), ("ade20k_full_sem_seg_val",)
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 847
-    assert [(f"{family}_train",), (f"{family}_val",)] == [cfg.DATASETS.TRAIN, cfg.DATASETS.TEST]
+    options = ["OUTPUT_DIR", str(tmp_path), *FAMILIES[family].options]
+    cfg = load_config(str(CONFIGS / FAMILIES[family].config), options)
+    assert names_of(family) == [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     cfg.INPUT.update(MIN_SIZE_TRAIN=(HEIGHT,), RANDOM_FLIP="none", SIZE_DIVISIBILITY=WIDTH, COLOR_AUG_SSD=False)
+    cfg.INPUT.update(IMAGE_SIZE=WIDTH, MIN_SCALE=1.0, MAX_SCALE=1.0)
     cfg.INPUT.CROP.ENABLED = False
     return cfg
+
+
+def mask_tensor(masks):
+    """The masks of a training sample, [N, H, W], whatever holds them."""
+    return getattr(masks, "tensor", masks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -194,10 +275,10 @@ def test_training_samples(family, tmp_path):
     sample = build_dataset_mapper(cfg)(record)
     assert sample["image"].shape == (3, WIDTH, WIDTH)
     instances = sample["instances"]
-    found = zip(instances.gt_classes.tolist(), instances.gt_masks.sum(dim=(1, 2)).tolist())
-    assert sorted(found) == masks
-    assert instances.gt_masks.shape[1:] == (WIDTH, WIDTH)
-    if "instance" not in family:
+    gt_masks = mask_tensor(instances.gt_masks)
+    assert sorted(zip(instances.gt_classes.tolist(), gt_masks.sum(dim=(1, 2)).tolist())) == masks
+    assert gt_masks.shape[1:] == (WIDTH, WIDTH)
+    if cfg.INPUT.DATASET_MAPPER_NAME in ("mask_former_semantic", "mask_former_panoptic"):
         ignored = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).ignore_label
         assert (sample["sem_seg"] == ignored).sum() == WIDTH * WIDTH - sum(area for _, area in masks)
 
@@ -230,7 +311,7 @@ def perfect_output(thing, stuff, num_classes):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_figures_of_perfect_predictions(family, tmp_path):
-    _, _, thing, stuff, figures = FAMILIES[family]
+    _, _, thing, stuff, figures, *_ = FAMILIES[family]
     cfg = family_cfg(family, tmp_path)
     (name,) = cfg.DATASETS.TEST
     (record,) = DatasetCatalog.get(name)

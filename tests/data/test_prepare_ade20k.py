@@ -1,8 +1,8 @@
 """The scripts that make ADE20K's datasets from its published annotations, on tiny copies of those."""
 
-import importlib.util
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from mask2former_ext.config import load_config
 from mask2former_ext.data import build_dataset_mapper, datasets
 from mask2former_ext.data.datasets import ade20k_preparation
 from mask2former_ext.data.datasets.loading import datasets_root
-from mask2former_ext.data.datasets.preparation import process_with_journal, save_png
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = [f"ADE_val_0000000{k}" for k in (1, 2, 3)]
@@ -43,11 +42,8 @@ def ade20k(tmp_path):
 
 
 def run(task, ade20k, *options):
-    path = REPOSITORY / "datasets" / f"prepare_ade20k_{task}_seg.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main(["--root", str(ade20k.parent), "--splits", "val", "--workers", "1", *options])
+    main = runpy.run_path(str(REPOSITORY / "datasets" / f"prepare_ade20k_{task}_seg.py"))["main"]
+    return main(["--root", str(ade20k.parent), "--splits", "val", "--workers", "1", *options])
 
 
 def read(path):
@@ -165,27 +161,20 @@ def test_a_run_that_was_stopped_is_continued(task, function, target, ade20k, mon
     assert not list(ade20k.glob("*.unfinished"))
 
 
-def test_a_line_that_was_cut_off_is_done_again(tmp_path):
-    journal = tmp_path / "journal"
-    journal.write_text('["a", {"of": "before"}]\n["b", {"of')
-    arguments = {"is_there": lambda name: True, "workers": 1, "description": ""}
-    records = process_with_journal(lambda name: {"of": "now"}, ["a", "b"], journal, **arguments)
-    assert records == [{"of": "before"}, {"of": "now"}]
-    assert [json.loads(line)[0] for line in journal.read_text().splitlines()] == ["a", "b"]
-
-
-def test_a_record_without_its_files_is_done_again(tmp_path):
-    journal = tmp_path / "journal"
-    journal.write_text('["a", {"of": "before"}]\n')
-    arguments = {"is_there": lambda name: False, "workers": 1, "description": ""}
-    assert process_with_journal(lambda name: {"of": "now"}, ["a"], journal, **arguments) == [{"of": "now"}]
-
-
-def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image.Image, "save", lambda image, path, format: path.write_bytes(b"half a f"))
-    with pytest.raises(OSError, match="cannot identify image file"):
-        save_png(tmp_path / "labels.png", np.zeros((2, 2), np.uint8))
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(("task", "function"), [("ins", "_convert_instance"), ("pan", "_convert_panoptic")])
+def test_what_is_complete_stays(task, function, ade20k, monkeypatch):
+    """Also when fewer images are asked for; a PNG that has gone is made again."""
+    assert run(task, ade20k) == 0
+    (target,) = ade20k.glob("ade20k_*_val.json")
+    before = target.stat()
+    asked = in_this_process(monkeypatch, function)
+    assert run(task, ade20k) == 0
+    assert run(task, ade20k, "--limit", "1") == 0
+    assert asked == [] and target.stat() == before
+    if task == "pan":
+        (ade20k / "ade20k_panoptic_val" / f"{NAMES[1]}.png").unlink()
+        assert run(task, ade20k) == 0
+        assert NAMES[1] in asked and (ade20k / "ade20k_panoptic_val" / f"{NAMES[1]}.png").exists()
 
 
 def damage(path, array):
@@ -226,9 +215,3 @@ def test_what_is_not_there(task, missing, way_out, ade20k, capsys):
     assert run(task, ade20k) == 1
     said = capsys.readouterr().err
     assert str(ade20k / missing / "validation") in said and way_out in said
-
-
-@pytest.mark.parametrize(("option", "value"), [("--limit", "0"), ("--workers", "0"), ("--splits", "test")])
-def test_options_that_make_no_sense(option, value, ade20k):
-    with pytest.raises(SystemExit):
-        run("sem", ade20k, option, value)

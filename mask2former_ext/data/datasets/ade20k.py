@@ -11,10 +11,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from detectron2.data.datasets import load_coco_json, load_sem_seg
+from detectron2.data.datasets import load_sem_seg
 
-from .loading import DatasetDict, load_panoptic, require_path
-from .registration import category_metadata, read_categories, register, register_semantic_dataset
+from .loading import DatasetDict, require_path
+from .registration import (
+    read_categories,
+    register,
+    register_instance_dataset,
+    register_panoptic_dataset,
+    register_semantic_dataset,
+)
 
 SPLITS = {"train": "training", "val": "validation"}
 HOW_TO_GET = (
@@ -82,66 +88,39 @@ def _register_semantic(name: str, paths: Mapping[str, str], categories: list[dic
 
 def _register_panoptic(name: str, paths: Mapping[str, str], categories: list[dict[str, Any]]) -> None:
     things = [category for category in categories if category["isthing"]]
-    metadata = category_metadata(categories) | {
-        # The things alone, in their own order, though their contiguous ids are among the 150: as people know this name.
-        "thing_classes": [category["name"] for category in things],
-        "thing_colors": [category["color"] for category in things],
-        "evaluator_type": "ade20k_panoptic_seg",
-        "ignore_label": 255,
-        "label_divisor": 1000,
-    }
-    metadata |= {key: paths[key] for key in ("image_root", "panoptic_root", "panoptic_json", "json_file")}
-    loader = partial(
-        load_panoptic,
-        paths["panoptic_json"],
-        paths["image_root"],
-        paths["panoptic_root"],
+    register_panoptic_dataset(
+        name,
+        image_root=paths["image_root"],
+        panoptic_root=paths["panoptic_root"],
+        panoptic_json=paths["panoptic_json"],
+        instances_json=paths["json_file"],
         sem_seg_root=paths["sem_seg_root"],
-        thing_ids=metadata["thing_dataset_id_to_contiguous_id"],
-        all_ids=metadata["stuff_dataset_id_to_contiguous_id"],
+        categories=categories,
+        # The things alone, in their own order, though their contiguous ids are among the 150: as people know this name.
+        metadata={
+            "thing_classes": [category["name"] for category in things],
+            "thing_colors": [category["color"] for category in things],
+        },
+        evaluator_type="ade20k_panoptic_seg",
         how_to_get=HOW_TO_GET,
+        replace=True,
     )
-    register(name, loader, metadata, replace=True)
 
 
 def _register_instance(name: str, paths: Mapping[str, str], categories: list[dict[str, Any]]) -> None:
-    things = [category for category in categories if category["isthing"]]
-    thing_ids = {category["id"]: k for k, category in enumerate(things)}
-    metadata = {
-        "json_file": paths["json_file"],
-        "image_root": paths["image_root"],
-        "evaluator_type": "coco",
-        "thing_dataset_id_to_contiguous_id": thing_ids,
-        "thing_classes": [category["instance_name"] for category in things],
-    }
-    loader = partial(load_instances, paths["json_file"], paths["image_root"], thing_ids)
-    register(name, loader, metadata, replace=True)
+    register_instance_dataset(
+        name,
+        image_root=paths["image_root"],
+        json_file=paths["json_file"],
+        categories=instance_categories(categories),
+        how_to_get=HOW_TO_GET,
+        replace=True,
+    )
 
 
-def load_instances(json_file: str, image_root: str, thing_ids: Mapping[int, int]) -> list[DatasetDict]:
-    """Load instance annotations in COCO format; their categories become contiguous ids.
-
-    Args:
-        thing_ids: category id of the file → contiguous id.
-
-    Raises:
-        FileNotFoundError: the annotations, or the first image, are not there.
-        ValueError: an annotation has a category that is not among ``thing_ids``.
-    """
-    require_path(json_file, "instance annotations", HOW_TO_GET)
-    dicts = load_coco_json(json_file, image_root)
-    for record in dicts:
-        for annotation in record["annotations"]:
-            category = annotation["category_id"]
-            if category not in thing_ids:
-                raise ValueError(
-                    f"{json_file}, image_id {record['image_id']}: category_id {category} is no thing of ADE20K. In this"
-                    " file things have their ids of label images (7 … 149), not those of the instance PNGs (1 … 100)."
-                )
-            annotation["category_id"] = thing_ids[category]
-    for record in dicts[:1]:
-        require_path(record["file_name"], "first image", HOW_TO_GET)
-    return dicts
+def instance_categories(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The things of the table, with their ids and the names they have as instances."""
+    return [{"id": category["id"], "name": category["instance_name"]} for category in categories if category["isthing"]]
 
 
 def load_full(image_root: str, sem_seg_root: str) -> list[DatasetDict]:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
 
 from ..reading import id_to_rgb, read_image_file
-from .ade20k import SPLITS, ade20k_paths
+from .ade20k import SPLITS, ade20k_paths, instance_categories
+from .coco_format import image_entry, instance_annotation, instance_file
 from .loading import require_path
-from .preparation import process, process_with_journal, save_json, save_png
+from .preparation import make_annotations, make_files, save_png
 from .registration import read_categories
 
 NUM_CLASSES = 150
@@ -107,21 +106,8 @@ def panoptic_segments(
 
 
 def instance_annotations(number_map: np.ndarray, label_of_number: dict[int, int]) -> list[dict[str, Any]]:
-    """Instances in COCO's format, with run-length codes, still without ids (see ``instance_map``)."""
-    annotations = []
-    for number, label in sorted(label_of_number.items()):
-        mask = number_map == number
-        code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        annotations.append(
-            {
-                "category_id": label,
-                "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
-                "area": int(mask.sum()),
-                "bbox": _box(mask),
-                "iscrowd": 0,
-            }
-        )
-    return annotations
+    """Instances in COCO's format, still without ids (see ``instance_map``)."""
+    return [instance_annotation(number_map == number, label) for number, label in sorted(label_of_number.items())]
 
 
 def _box(mask: np.ndarray) -> list[int]:
@@ -158,15 +144,7 @@ class Files:
 
     def image(self, name: str, size: tuple[int, ...]) -> dict[str, Any]:
         """The entry of an image in COCO's JSON; checks that its annotation, of ``size`` (H, W), is as large."""
-        path = self.images / f"{name}.jpg"
-        with Image.open(path) as image:
-            width, height = image.size
-        if size != (height, width):
-            raise ValueError(
-                f"{path}: {height}×{width} pixels (height × width), but its annotation has {size[0]}×{size[1]}."
-                " Unpack the original archives again."
-            )
-        return {"id": name, "file_name": path.name, "height": height, "width": width}
+        return image_entry(name, self.images / f"{name}.jpg", size, "Unpack the original archives again.")
 
     def read_labels(self, name: str) -> np.ndarray:
         path = str(self.scene_parsing / f"{name}.png")
@@ -221,10 +199,13 @@ def prepare_semantic(root: str, split: str, *, workers: int, limit: int | None =
     files, folder = Files(root, split), Path(ade20k_paths(root, split)["sem_seg_root"])
     names = files.names(files.scene_parsing, limit, SCENE_PARSING)
     folder.mkdir(parents=True, exist_ok=True)
-    remaining = [name for name in names if not (folder / f"{name}.png").exists()]
-    work = partial(_convert_semantic, files=files, folder=folder)
-    for _ in process(work, remaining, workers=workers, description=f"ADE20K semantic, {split}"):
-        pass
+    make_files(
+        partial(_convert_semantic, files=files, folder=folder),
+        {name: name for name in names},
+        lambda name: [folder / f"{name}.png"],
+        workers=workers,
+        description=f"ADE20K semantic, {split}",
+    )
     return len(names)
 
 
@@ -232,51 +213,40 @@ def prepare_instance(root: str, split: str, *, workers: int, limit: int | None =
     """Write the annotations of ade20k_instance_*; see ``prepare_semantic``."""
     files, target = Files(root, split), Path(ade20k_paths(root, split)["json_file"])
     names = files.names(files.instances, limit, INSTANCES)
-    journal = target.with_suffix(".unfinished")
-    records = process_with_journal(
+    make_annotations(
         partial(_convert_instance, files=files),
-        names,
-        journal,
-        is_there=lambda name: True,
+        {name: name for name in names},
+        target,
+        partial(instance_file, categories=instance_categories(read_categories("ade20k_150.json"))),
         workers=workers,
         description=f"ADE20K instances, {split}",
     )
-    annotations = [
-        annotation | {"image_id": record["image"]["id"]} for record in records for annotation in record["annotations"]
-    ]
-    things = [category for category in read_categories("ade20k_150.json") if category["isthing"]]
-    content = {
-        "images": [record["image"] for record in records],
-        "annotations": [annotation | {"id": k + 1} for k, annotation in enumerate(annotations)],
-        "categories": [{"id": category["id"], "name": category["instance_name"]} for category in things],
-    }
-    save_json(target, content)
-    journal.unlink()
     return len(names)
 
 
 def prepare_panoptic(root: str, split: str, *, workers: int, limit: int | None = None) -> int:
     """Write the PNGs and annotations of ade20k_panoptic_*; see ``prepare_semantic``."""
     files, paths = Files(root, split), ade20k_paths(root, split)
-    folder, target = Path(paths["panoptic_root"]), Path(paths["panoptic_json"])
+    folder = Path(paths["panoptic_root"])
     names = files.names(files.scene_parsing, limit, SCENE_PARSING)
     require_path(str(files.instances), "folder of annotations", INSTANCES)
     folder.mkdir(parents=True, exist_ok=True)
-    journal = target.with_suffix(".unfinished")
-    records = process_with_journal(
+    make_annotations(
         partial(_convert_panoptic, files=files, folder=folder),
-        names,
-        journal,
+        {name: name for name in names},
+        Path(paths["panoptic_json"]),
+        _panoptic_file,
         is_there=lambda name: (folder / f"{name}.png").exists(),
         workers=workers,
         description=f"ADE20K panoptic, {split}",
     )
+    return len(names)
+
+
+def _panoptic_file(records: list[dict[str, Any]]) -> dict[str, Any]:
     categories = read_categories("ade20k_150.json")
-    content = {
+    return {
         "images": [record["image"] for record in records],
         "annotations": [record["annotation"] for record in records],
         "categories": [{key: category[key] for key in ("id", "name", "isthing", "color")} for category in categories],
     }
-    save_json(target, content)
-    journal.unlink()
-    return len(names)

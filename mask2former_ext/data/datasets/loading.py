@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from detectron2.data.datasets import load_sem_seg
+from detectron2.data.datasets import load_coco_json, load_sem_seg
 from detectron2.utils.file_io import PathManager
 
 DatasetDict = dict[str, Any]
@@ -106,6 +106,36 @@ def _contiguous(
             " Register the dataset with all of its categories."
         )
     return segment | {"category_id": all_ids[category], "isthing": category in thing_ids}
+
+
+def load_instances(
+    json_file: str, image_root: str, thing_ids: Mapping[int, int], *, how_to_get: str
+) -> list[DatasetDict]:
+    """Load instance annotations in COCO format by Detectron2's `load_coco_json`; categories become contiguous ids.
+
+    Args:
+        thing_ids: category id of the file → contiguous id.
+        how_to_get: a sentence for errors about missing files.
+
+    Raises:
+        FileNotFoundError: the annotations, or the first image, are not there.
+        ValueError: an annotation has a category that is not among `thing_ids`.
+    """
+    require_path(json_file, "instance annotations", how_to_get)
+    dicts = load_coco_json(json_file, image_root)
+    for record in dicts:
+        for annotation in record["annotations"]:
+            category = annotation["category_id"]
+            if category not in thing_ids:
+                raise ValueError(
+                    f"{json_file}, image_id {record['image_id']}: category_id {category} is not registered; registered"
+                    f" are {len(thing_ids)} ids, {min(thing_ids)} … {max(thing_ids)}. The annotations must come from"
+                    " the same version of the dataset."
+                )
+            annotation["category_id"] = thing_ids[category]
+    for record in dicts[:1]:
+        require_path(record["file_name"], "first image", how_to_get)
+    return dicts
 
 
 def load_semantic(image_root: str, sem_seg_root: str, *, how_to_get: str) -> list[DatasetDict]:

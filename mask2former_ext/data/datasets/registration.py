@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .loading import load_panoptic, load_semantic
+from .loading import load_instances, load_panoptic, load_semantic
 
 Loader = Callable[[], list[dict[str, Any]]]
 
@@ -99,6 +99,7 @@ def register_panoptic_dataset(
     instances_json: str | None = None,
     sem_seg_root: str | None = None,
     categories: Sequence[dict[str, Any]],
+    metadata: Mapping[str, Any] | None = None,
     ignore_label: int = 255,
     label_divisor: int = 1000,
     evaluator_type: str = "coco_panoptic_seg",
@@ -115,6 +116,7 @@ def register_panoptic_dataset(
         sem_seg_root: folder of label PNGs (contiguous ids, `ignore_label` where there is none), named as the panoptic
             PNGs; mIoU is computed against them.
         categories: see `category_metadata`.
+        metadata: what else to set, or otherwise than `categories` and the other arguments say.
         ignore_label: label of pixels without one in label images.
         label_divisor: category · label_divisor + instance is how Detectron2's tools number segments.
         evaluator_type: selects the evaluators.
@@ -124,15 +126,15 @@ def register_panoptic_dataset(
     Raises:
         ValueError: the name is taken by a dataset with other metadata.
     """
-    metadata = category_metadata(categories)
+    of_categories = category_metadata(categories)
     loader = partial(
         load_panoptic,
         panoptic_json,
         image_root,
         panoptic_root,
         sem_seg_root=sem_seg_root,
-        thing_ids=metadata["thing_dataset_id_to_contiguous_id"],
-        all_ids=metadata["stuff_dataset_id_to_contiguous_id"],
+        thing_ids=of_categories["thing_dataset_id_to_contiguous_id"],
+        all_ids=of_categories["stuff_dataset_id_to_contiguous_id"],
         how_to_get=how_to_get,
     )
     files = {
@@ -145,7 +147,40 @@ def register_panoptic_dataset(
         "ignore_label": ignore_label,
         "label_divisor": label_divisor,
     }
-    register(name, loader, files | metadata, replace=replace)
+    register(name, loader, files | of_categories | dict(metadata or {}), replace=replace)
+
+
+def register_instance_dataset(
+    name: str,
+    *,
+    image_root: str,
+    json_file: str,
+    categories: Sequence[dict[str, Any]],
+    how_to_get: str = "Check the paths it was registered with.",
+    replace: bool = False,
+) -> None:
+    """Register a dataset of instances in COCO's format.
+
+    Args:
+        image_root: folder of the images.
+        json_file: the annotations.
+        categories: dicts with `id` (as in the annotations) and `name`; their order gives the contiguous ids 0, 1, ….
+        how_to_get: a sentence for errors about missing files.
+        replace: see `register`.
+
+    Raises:
+        ValueError: the name is taken by a dataset with other metadata.
+    """
+    thing_ids = {category["id"]: k for k, category in enumerate(categories)}
+    metadata = {
+        "json_file": json_file,
+        "image_root": image_root,
+        "evaluator_type": "coco",
+        "thing_dataset_id_to_contiguous_id": thing_ids,
+        "thing_classes": [category["name"] for category in categories],
+    }
+    loader = partial(load_instances, json_file, image_root, thing_ids, how_to_get=how_to_get)
+    register(name, loader, metadata, replace=replace)
 
 
 def register_semantic_dataset(
