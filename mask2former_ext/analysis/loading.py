@@ -1,0 +1,53 @@
+"""Models to analyse, from YAML configs and from LazyConfigs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.modeling import build_model
+from torch import nn
+
+from ..config import load_config
+
+
+def input_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width that a model is analysed at when nobody says otherwise: a square of INPUT.MIN_SIZE_TEST."""
+    return cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST
+
+
+def load_model(config_file: str, opts: Sequence[str] = (), weights: str = "") -> tuple[nn.Module, tuple[int, int]]:
+    """Build the model of a config on the CPU.
+
+    Args:
+        config_file: a YAML config, or a LazyConfig (.py) with ``model`` and ``dataloader``.
+        opts: overrides, KEY VALUE for YAML and KEY=VALUE for LazyConfigs.
+        weights: a checkpoint to load. Without it weights are random, and the mask heads of Mask R-CNN get as many boxes
+            as the model may return, not the none that random scores would let through.
+
+    Returns:
+        The model and its :func:`input_size`.
+
+    Raises:
+        OSError, ValueError: the config cannot be read.
+    """
+    if config_file.endswith(".py"):
+        model, size = _load_lazy(config_file, opts)
+    else:
+        cfg = load_config(config_file, ["MODEL.DEVICE", "cpu", *opts])
+        if not weights:
+            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+        model, size = build_model(cfg), input_size(cfg)
+    if weights:
+        DetectionCheckpointer(model).load(weights)
+    return model, size
+
+
+def _load_lazy(config_file: str, opts: Sequence[str]) -> tuple[nn.Module, tuple[int, int]]:
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"config file '{config_file}' does not exist (looked in '{os.getcwd()}').")
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
+    side = cfg.dataloader.test.mapper.augmentations[0].short_edge_length
+    return instantiate(cfg.model), (side, side)

@@ -1,0 +1,76 @@
+"""tools/analyze_model.py: its command line, output and exit status."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COINS = str(ROOT / "configs" / "quickstart" / "maskformer2_R18_coins.yaml")
+COINS_MASK_RCNN = str(ROOT / "configs" / "quickstart" / "mask_rcnn_R18_FPN_coins.yaml")
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("analyze_model_tool", ROOT / "tools" / "analyze_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_table_and_json(tool, tmp_path, capsys):
+    path = tmp_path / "new" / "counts.json"
+    assert tool.main(["--config-file", COINS, "--depth", "1", "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "128×128 (height × width)" in out
+    assert "| sem_seg_head |" in out and "sem_seg_head.predictor" not in out
+    report = json.loads(path.read_text())
+    assert report["size"] == [128, 128]
+    assert report["parameter"]["modules"]["sem_seg_head.predictor.query_feat"] == 20 * 256
+    flops = report["flop"]
+    assert flops["total"] == sum(flops["operators"].values()) > flops["modules"]["backbone"] > 0
+    assert flops["not_counted"]["aten::softmax"] > 0
+
+
+def test_mask_head_of_mask_rcnn_counts_for_all_boxes(tool, tmp_path):
+    path = tmp_path / "counts.json"
+    arguments = ["--config-file", COINS_MASK_RCNN, "--tasks", "flop", "--size", "64", "96", "--json", str(path)]
+    assert tool.main([*arguments, "--", "TEST.DETECTIONS_PER_IMAGE", "7"]) == 0
+    flops = json.loads(path.read_text())["flop"]
+    # two 3×3 convolutions of 96 channels at 14×14, as the pyramid has; deconvolution to 28×28; class masks
+    a_box = 14 * 14 * 9 * 96 * (96 + 96) + 14 * 14 * 4 * 96 * 96 + 28 * 28 * 96 * 1
+    assert flops["modules"]["roi_heads.mask_head"] == 7 * a_box
+
+
+def test_a_lazy_config(tool, tmp_path, capsys):
+    path = tmp_path / "counts.json"
+    config = ROOT / "configs" / "lazy" / "coco" / "instance-segmentation" / "maskformer2_R50_bs16_50ep.py"
+    arguments = ["--config-file", str(config), "--tasks", "parameter", "--json", str(path)]
+    assert tool.main([*arguments, "--", "model.num_queries=7"]) == 0
+    report = json.loads(path.read_text())
+    assert report["size"] == [800, 800]
+    assert report["parameter"]["modules"]["sem_seg_head.predictor.query_feat"] == 7 * 256
+    assert tool.main(["--config-file", "nowhere.py"]) == 1
+    assert "config file 'nowhere.py' does not exist" in capsys.readouterr().err
+
+
+def test_structure_alone(tool, capsys):
+    assert tool.main(["--config-file", COINS, "--tasks", "structure"]) == 0
+    out = capsys.readouterr().out
+    assert "(query_feat): Embedding(20, 256)" in out and "multiply-adds" not in out
+
+
+def test_errors_are_said(tool, capsys):
+    assert tool.main(["--config-file", "nowhere.yaml"]) == 1
+    assert "analyze_model.py: config file 'nowhere.yaml' does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        tool.main(["--config-file", COINS, "--size", "0", "4"])
+    assert exit_.value.code == 2
+
+
+def test_help_has_an_example(tool, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        tool.main(["--help"])
+    assert exit_.value.code == 0
+    assert "example: python tools/analyze_model.py --config-file" in capsys.readouterr().out
