@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from detectron2.solver.build import GradientClipType, maybe_add_gradient_clipping, reduce_param_groups
 from torch import nn
@@ -70,12 +70,38 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return _with_clipping(cfg, optimizer_class)(parameter_groups(cfg, model), **arguments)
 
 
-def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
+def _parameter_groups_from_config(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    return {
+        "model": model,
+        "base_lr": cfg.SOLVER.BASE_LR,
+        "backbone_multiplier": cfg.SOLVER.BACKBONE_MULTIPLIER,
+        "weight_decay": cfg.SOLVER.WEIGHT_DECAY,
+        "weight_decay_norm": cfg.SOLVER.WEIGHT_DECAY_NORM,
+        "weight_decay_embed": cfg.SOLVER.WEIGHT_DECAY_EMBED,
+    }
+
+
+@configurable(from_config=_parameter_groups_from_config)
+def parameter_groups(
+    model: nn.Module,
+    *,
+    base_lr: float,
+    backbone_multiplier: float,
+    weight_decay: float,
+    weight_decay_norm: float,
+    weight_decay_embed: float,
+) -> list[dict[str, Any]]:
     """Give each trainable parameter its learning rate and weight decay.
 
-    Parameters of modules with ``backbone`` in their name learn at ``BASE_LR * BACKBONE_MULTIPLIER``. Weight decay is
-    ``WEIGHT_DECAY_NORM`` in normalisation layers, ``WEIGHT_DECAY_EMBED`` in ``nn.Embedding``, 0 for Swin's position
-    tables and ``WEIGHT_DECAY`` elsewhere.
+    Called with a config and a model, it takes the numbers from ``cfg.SOLVER``.
+
+    Args:
+        model: whose parameters to group.
+        base_lr: learning rate.
+        backbone_multiplier: factor of the learning rate in modules with ``backbone`` in their name.
+        weight_decay: of all that is not named below; 0 for Swin's position tables.
+        weight_decay_norm: in normalisation layers.
+        weight_decay_embed: in ``nn.Embedding``.
 
     Returns:
         One group for each pair of the two that occurs: few groups, which the optimizer updates at once.
@@ -83,24 +109,20 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = []
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
-        rate = cfg.SOLVER.BASE_LR * (cfg.SOLVER.BACKBONE_MULTIPLIER if "backbone" in module_name else 1.0)
+        rate = base_lr * (backbone_multiplier if "backbone" in module_name else 1.0)
         for parameter_name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            decay = _weight_decay(cfg, module, parameter_name)
+            decay = weight_decay
+            if isinstance(module, nn.Embedding):
+                decay = weight_decay_embed
+            elif isinstance(module, NORM_LAYERS):
+                decay = weight_decay_norm
+            elif any(name in parameter_name for name in POSITION_PARAMETERS):
+                decay = 0.0
             groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
     return reduce_param_groups(groups)
-
-
-def _weight_decay(cfg: CfgNode, module: nn.Module, parameter_name: str) -> float:
-    if isinstance(module, nn.Embedding):
-        return cfg.SOLVER.WEIGHT_DECAY_EMBED
-    if isinstance(module, NORM_LAYERS):
-        return cfg.SOLVER.WEIGHT_DECAY_NORM
-    if any(name in parameter_name for name in POSITION_PARAMETERS):
-        return 0.0
-    return cfg.SOLVER.WEIGHT_DECAY
 
 
 def _with_clipping(cfg: CfgNode, optimizer_class: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:

@@ -1,0 +1,1 @@
+from .base import dataloader, lr_multiplier, model, optimizer, train  # noqa: F401
