@@ -156,7 +156,7 @@ class Checkpointer(DetectionCheckpointer):
         wrong = [key for key in shapes if key not in fresh]
         if wrong:
             lines = [f"  {key}: {shapes[key][0]} in the file, {shapes[key][1]} in the model" for key in wrong]
-            raise ValueError(f"{self._path} has other shapes than the model:\n{_shortened(lines)}\n{SHAPES_WAY_OUT}")
+            raise ValueError(f"{self._path} has other shapes than the model:\n{shortened(lines)}\n{SHAPES_WAY_OUT}")
         if not fresh:
             return []
         in_file, in_model = (size[0] - 1 for size in shapes[fresh[0]])
@@ -187,7 +187,7 @@ class Checkpointer(DetectionCheckpointer):
         if loaded_backbone < len(backbone):
             parts.append(f"{len(backbone) - loaded_backbone} of the backbone need not be in a file")
         if unused:
-            parts.append(f"not used: {_shortened(unused, ', ', 6)}")
+            parts.append(f"not used: {shortened(unused, ', ', 6)}")
         logger.info("%s: %s", self._path, "; ".join(parts))
 
 
@@ -224,9 +224,9 @@ def _to_warn_of(incompatible: Any, fresh: list[str], whole_model: bool) -> Any:
 
 
 def _listing(keys: Iterable[str], tensors: Mapping[str, Tensor]) -> str:
-    return _shortened([f"  {key} {tuple(tensors[key].shape)}" for key in keys])
+    return shortened([f"  {key} {tuple(tensors[key].shape)}" for key in keys])
 
 
-def _shortened(lines: list[str], separator: str = "\n", limit: int = MAX_LISTED) -> str:
+def shortened(lines: list[str], separator: str = "\n", limit: int = MAX_LISTED) -> str:
     rest = [f"and {len(lines) - limit} more"] if len(lines) > limit else []
     return separator.join(lines[:limit] + rest)
