@@ -44,6 +44,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # of this package: number format of SOLVER.AMP.ENABLED, float16 or bfloat16
+    cfg.SOLVER.AMP.PRECISION = "float16"
+    # of this package: the batch of a step goes through the model in so many parts, which take less memory
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
 
 
 def _add_mask_former_keys(cfg: CfgNode) -> None:
@@ -69,6 +73,8 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     node.HIDDEN_DIM = 256
     node.NUM_OBJECT_QUERIES = 100
     node.ENFORCE_INPUT_PROJ = False
+    # of this package: cheaper attention masks in inference, the same but for rounding
+    node.RESIZE_MASK_FEATURES = False
     # meta-architecture; the backbone's own value is used where this one is negative
     node.SIZE_DIVISIBILITY = 32
     node.TEST = CfgNode()

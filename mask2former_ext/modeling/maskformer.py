@@ -48,7 +48,7 @@ class MaskFormer(nn.Module):
         panoptic_on: bool,
         instance_on: bool,
         test_topk_per_image: int,
-        max_memory_mb: int = 128,
+        max_memory_mb: float = 128,
     ) -> None:
         """
         Args:
@@ -130,7 +130,9 @@ class MaskFormer(nn.Module):
         """
         images = self._preprocess(batched_inputs)
         if not self.training:
-            return self._postprocess(self._predict(images), images, batched_inputs)
+            outputs = self._predict(images)
+            outputs.pop("aux_outputs", None)  # full-size masks that nobody needs now
+            return self._postprocess(outputs, images, batched_inputs)
         targets = self._prepare_targets(batched_inputs, (images.tensor.shape[-2], images.tensor.shape[-1]))
         return self.criterion(self._predict(images), targets)
 
@@ -220,4 +222,4 @@ class MaskFormer(nn.Module):
         # logits on the padded image, then at the size of the result logits, probabilities and what the rules make of
         # them: about two maps more; all of four bytes a pixel
         bytes_per_query = 4 * (math.prod(padded_size) + 4 * math.prod(mask_size))
-        return max(self.max_memory_mb * 2**20 // bytes_per_query, 1)
+        return max(int(self.max_memory_mb * 2**20 / bytes_per_query), 1)

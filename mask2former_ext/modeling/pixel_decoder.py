@@ -213,7 +213,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         for index, name in zip(range(len(self.pyramid_features), 0, -1), self.pyramid_features, strict=True):
             lateral = self.get_submodule(f"adapter_{index}")(features[name])
             size = lateral.shape[-2:]
-            # the encoder's levels are channels last; laid out as the lateral ones they leave convolutions nothing to copy
+            # the encoder's levels are channels last; laid out as the lateral ones they spare convolutions a copy
             top_down = F.interpolate(outputs[-1].contiguous(), size=size, mode="bilinear", align_corners=False)
             outputs.append(self.get_submodule(f"layer_{index}")(lateral + top_down))
         return self.mask_features(outputs[-1]), outputs[0], outputs[:NUM_DECODER_LEVELS]

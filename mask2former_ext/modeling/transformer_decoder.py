@@ -65,6 +65,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         pre_norm: bool,
         mask_dim: int,
         enforce_input_project: bool,
+        resize_mask_features: bool = False,
     ) -> None:
         """
         Args:
@@ -79,6 +80,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             pre_norm: layer norm before instead of after each block.
             mask_dim: channels of the mask features.
             enforce_input_project: project the scales even where ``in_channels`` equals ``hidden_dim``.
+            resize_mask_features: in evaluation, take attention masks from mask features that are resized once to each
+                scale instead of from resized masks. Resizing is linear, so that both are the same but for rounding,
+                and the full-size masks of all predictions but the last need not be made.
         """
         super().__init__()
         if not mask_classification:
@@ -86,6 +90,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
                 "MultiScaleMaskedTransformerDecoder predicts masks with classes; it has no per-pixel mode."
             )
         self.num_queries = num_queries
+        self.resize_mask_features = resize_mask_features
         self.pe_layer = PositionEmbeddingSine(hidden_dim // 2)
         layers = range(dec_layers)
         self.transformer_self_attention_layers = nn.ModuleList(
@@ -133,6 +138,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "pre_norm": node.PRE_NORM,
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "enforce_input_project": node.ENFORCE_INPUT_PROJ,
+            "resize_mask_features": node.RESIZE_MASK_FEATURES,
         }
 
     def forward(self, scales: Sequence[Tensor], mask_features: Tensor) -> dict[str, Any]:
@@ -145,14 +151,18 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         Returns:
             ``pred_logits`` B×Q×(K+1), ``pred_masks`` B×Q×h×w logits, and ``aux_outputs``: a list of dicts of the
             same, one for each earlier prediction. In training also what the masks are the product of:
-            ``mask_features``, and beside each ``pred_masks`` ``mask_embeddings`` B×Q×MASK_DIM.
+            ``mask_features``, and beside each ``pred_masks`` ``mask_embeddings`` B×Q×MASK_DIM. In evaluation with
+            ``resize_mask_features`` there are no earlier predictions: ``aux_outputs`` is empty.
         """
         batch = mask_features.shape[0]
         memories, positions = self._flatten_scales(scales)
         sizes = [scale.shape[-2:] for scale in scales]
         query_position = self.query_embed.weight.expand(batch, -1, -1)
         queries = self.query_feat.weight.expand(batch, -1, -1)
-        predictions = [self._predict(queries, mask_features)]
+        from_resized_features = self.resize_mask_features and not self.training
+        if from_resized_features:
+            resized_features = [_resize(mask_features, size) for size in sizes]
+        earlier = []
         blocks = zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
@@ -161,11 +171,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         )
         for index, (cross_attention, self_attention, ffn) in enumerate(blocks):
             level = index % NUM_DECODER_LEVELS
-            allowed = attention_mask(predictions[-1]["pred_masks"], sizes[level])
+            if from_resized_features:
+                masks = self._predict(queries, resized_features[level])["pred_masks"]
+            else:
+                earlier.append(self._predict(queries, mask_features))
+                masks = earlier[-1]["pred_masks"]
+            allowed = attention_mask(masks, sizes[level])
             queries = cross_attention(queries, memories[level], query_position, positions[level], allowed)
             queries = ffn(self_attention(queries, query_position))
-            predictions.append(self._predict(queries, mask_features))
-        outputs: dict[str, Any] = {**predictions[-1], "aux_outputs": predictions[:-1]}
+        outputs: dict[str, Any] = {**self._predict(queries, mask_features), "aux_outputs": earlier}
         if self.training:
             outputs["mask_features"] = mask_features
         return outputs
@@ -198,9 +212,14 @@ def attention_mask(mask_logits: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         B×Q×(height·width) bool; carries no gradient.
     """
-    resized = F.interpolate(mask_logits.detach(), size=tuple(size), mode="bilinear", align_corners=False)
-    blocked = resized.flatten(2).sigmoid() < 0.5
+    blocked = _resize(mask_logits.detach(), size).flatten(2).sigmoid() < 0.5
     return ~blocked | blocked.all(-1, keepdim=True)
+
+
+def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def _projection(in_channels: int, out_channels: int) -> Conv2d:

@@ -124,6 +124,20 @@ def test_transformer_decoder_predicts_once_more_than_it_has_layers(tiny_cfg):
         assert prediction["pred_masks"].shape == (2, 10, 16, 24)
 
 
+def test_attention_masks_from_resized_mask_features_are_those_of_resized_masks(tiny_cfg):
+    scales = [torch.randn(2, 32, 2, 3), torch.randn(2, 32, 4, 6), torch.randn(2, 32, 8, 12)]
+    mask_features = torch.randn(2, 16, 15, 22)
+    plain = build_transformer_decoder(tiny_cfg, 32).eval()
+    tiny_cfg.MODEL.MASK_FORMER.RESIZE_MASK_FEATURES = True
+    decoder = build_transformer_decoder(tiny_cfg, 32).eval()
+    decoder.load_state_dict(plain.state_dict())
+    expected, outputs = plain(scales, mask_features), decoder(scales, mask_features)
+    for name in ("pred_logits", "pred_masks"):
+        torch.testing.assert_close(outputs[name], expected[name], rtol=1e-4, atol=1e-4)
+    assert outputs["aux_outputs"] == []
+    assert len(decoder.train()(scales, mask_features)["aux_outputs"]) == len(expected["aux_outputs"])
+
+
 def test_transformer_decoder_projects_scales_of_other_width_or_on_demand(tiny_cfg):
     assert not list(build_transformer_decoder(tiny_cfg, 32).input_proj.parameters())
     assert len(list(build_transformer_decoder(tiny_cfg, 24).input_proj.parameters())) == 6

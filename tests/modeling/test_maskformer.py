@@ -7,6 +7,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
+from mask2former_ext.modeling import maskformer
+from mask2former_ext.modeling.inference import resize_masks
+
 
 @pytest.fixture
 def model(tiny_cfg):
@@ -165,3 +168,45 @@ def test_batches_are_left_as_they_were(model):
     model.eval()(batch)
     assert torch.equal(batch[0]["image"], before[0]["image"]) and batch[0].keys() == before[0].keys()
     assert torch.equal(batch[0]["instances"].gt_masks, before[0]["instances"].gt_masks)
+
+
+@torch.no_grad()
+def test_results_do_not_depend_on_how_many_queries_are_taken_at_a_time(model, monkeypatch):
+    taken = []
+
+    def spy(mask_logits, *sizes):
+        taken.append(len(mask_logits))
+        return resize_masks(mask_logits, *sizes)
+
+    monkeypatch.setattr(maskformer, "resize_masks", spy)
+    sample = image(50, 77, height=100, width=154)
+    together = model.eval()([sample])[0]
+    assert taken == [10]
+    # four maps of the output and one of the padded image, in bytes: three queries fit into this many MiB
+    model.max_memory_mb = 3.5 * 4 * (64 * 96 + 4 * 100 * 154) / 2**20
+    few = model([sample])[0]
+    assert taken[1:] == [3, 3, 3, 1]
+    model.max_memory_mb = 0
+    single = model([sample])[0]
+    assert taken[5:] == [1] * 10
+    for other in (few, single):
+        torch.testing.assert_close(other["sem_seg"], together["sem_seg"])
+        assert torch.equal(other["panoptic_seg"][0], together["panoptic_seg"][0])
+        assert other["panoptic_seg"][1] == together["panoptic_seg"][1]
+        found, expected = other["instances"], together["instances"]
+        assert torch.equal(found.pred_masks, expected.pred_masks)
+        assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+        assert torch.equal(found.pred_classes, expected.pred_classes)
+        torch.testing.assert_close(found.scores, expected.scores)
+
+
+@torch.no_grad()
+def test_masks_of_queries_that_cannot_matter_are_not_resized(model, monkeypatch):
+    taken = []
+    monkeypatch.setattr(maskformer, "resize_masks", lambda masks, *sizes: (taken.append(len(masks)), masks)[1])
+    logits = torch.full((10, 4), -9.0)
+    logits[:, 3] = 9.0  # no-object, all but two
+    logits[[2, 7]] = logits[[2, 7]].flip(1)
+    model.semantic_on = model.instance_on = False
+    model.infer_image(logits, torch.randn(10, 16, 16), (16, 16), (16, 16), (16, 16))
+    assert taken == [2]
