@@ -8,7 +8,8 @@ the mask features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ class SetCriterion(nn.Module):
         self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
         self.point_sampling = PointSampling(num_points, oversample_ratio, importance_sample_ratio)
         self.deep_supervision = deep_supervision
+        self._batch_counts: list[int] | None = None
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
@@ -78,8 +80,24 @@ class SetCriterion(nn.Module):
             **weights,
         )
 
+    @contextmanager
+    def part_of_batch(self, counts: Sequence[int]) -> Iterator[None]:
+        """Within, average losses over a larger batch, of which each call sees a part.
+
+        The losses of all parts then add up to those of the batch, so that gradients accumulated over them are its
+        gradients. Both denominators are known before any matching: the number of masks, and the classes' weights.
+
+        Args:
+            counts: how many masks each image of the whole batch (of this worker) has.
+        """
+        self._batch_counts = list(counts)
+        try:
+            yield
+        finally:
+            self._batch_counts = None
+
     def forward(self, outputs: dict[str, Any], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return weighted scalar losses.
+        """Return weighted scalar losses, averaged over these images, or over those of :meth:`part_of_batch`.
 
         Args:
             outputs: ``pred_logits`` B×Q×(K+1), ``pred_masks`` B×Q×h×w and ``aux_outputs``, a list of the same for the
@@ -100,9 +118,11 @@ class SetCriterion(nn.Module):
         assignments = self.matcher(predictions, targets, [own.matching for own in coords], names)
 
         loss_mask, loss_dice = self._mask_losses(predictions, outputs, assignments, targets, coords)
-        num_masks = average_num_masks(targets)
+        batch_counts = [len(target) for target in targets] if self._batch_counts is None else self._batch_counts
+        num_masks = average_num_masks(batch_counts, device)
+        class_weight = self._sum_of_class_weights(batch_counts, num_queries)
         losses = {
-            "loss_ce": self._class_losses(predictions, assignments, targets),
+            "loss_ce": self._class_losses(predictions, assignments, targets) / class_weight,
             "loss_mask": loss_mask / num_masks,
             "loss_dice": loss_dice / num_masks,
         }
@@ -115,13 +135,18 @@ class SetCriterion(nn.Module):
     def _class_losses(
         self, predictions: Sequence[dict[str, Tensor]], assignments: Sequence[Tensor], targets: Sequence[Target]
     ) -> Tensor:
-        """J weighted cross entropies over all queries; unmatched ones should say no-object."""
+        """J sums over all queries of weighted cross entropies; unmatched ones should say no-object."""
         logits = torch.stack([prediction["pred_logits"].float() for prediction in predictions])
         classes = torch.full(logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device)
         for image, ((queries, masks), target) in enumerate(zip(assignments, targets, strict=True)):
             classes[:, image].scatter_(1, queries, target.labels[masks])
         terms = F.cross_entropy(logits.movedim(-1, 1), classes, self.empty_weight, reduction="none")
-        return terms.flatten(1).sum(1) / self.empty_weight[classes].flatten(1).sum(1)
+        return terms.flatten(1).sum(1)
+
+    def _sum_of_class_weights(self, counts: Sequence[int], num_queries: int) -> Tensor:
+        """Sum of ``empty_weight`` over all queries of images with ``counts`` masks: 1 for those that are matched."""
+        matched = sum(min(count, num_queries) for count in counts)
+        return matched + (len(counts) * num_queries - matched) * self.empty_weight[-1]
 
     def _mask_losses(
         self,
@@ -186,12 +211,12 @@ def _matched_masks(
     return torch.einsum("nc,chw->nhw", embeddings, outputs["mask_features"][image])
 
 
-def average_num_masks(targets: Sequence[Target]) -> float | Tensor:
-    """Ground-truth masks of the batch, averaged over workers; at least 1. Nothing waits for the device."""
-    count = float(sum(len(target) for target in targets))
+def average_num_masks(counts: Sequence[int], device: torch.device) -> float | Tensor:
+    """Sum of ``counts``, averaged over workers; at least 1. Nothing waits for the device."""
+    count = float(sum(counts))
     workers = comm.get_world_size()
     if workers == 1:
         return max(count, 1.0)
-    total = torch.tensor(count, device=targets[0].labels.device)
+    total = torch.tensor(count, device=device)
     torch.distributed.all_reduce(total)
     return (total / workers).clamp(min=1.0)

@@ -108,9 +108,9 @@ def test_masks_are_counted_over_all_workers(monkeypatch):
 
     monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    assert criterion_module.average_num_masks([target(1), target(2)]) == 4.0
+    assert criterion_module.average_num_masks([1, 2], torch.device("cpu")) == 4.0
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: None)
-    assert criterion_module.average_num_masks([target(0)]) == 1.0
+    assert criterion_module.average_num_masks([0], torch.device("cpu")) == 1.0
 
 
 @pytest.mark.parametrize("wrong", [{"oversample_ratio": 0.5}, {"importance_sample_ratio": 1.5}])
@@ -203,3 +203,30 @@ def test_a_step_waits_for_the_device_once(monkeypatch):
         )
     make_criterion()(outputs_, targets)
     assert waits == ["cpu"]
+
+
+def test_losses_of_the_parts_of_a_batch_add_up_to_those_of_the_batch(monkeypatch):
+    """With the same points, as if both had been drawn together."""
+    criterion = make_criterion()
+    outputs_, targets, leaves = random_case(with_embeddings=True)
+    monkeypatch.setattr(
+        torch, "rand", lambda *size, device=None: torch.linspace(0.1, 0.9, size[-2] * 2).view(-1, 2).expand(size)
+    )
+    together = criterion(outputs_, targets)
+
+    def part(images):
+        return {
+            name: [part_of_prediction(p, images) for p in value] if name == "aux_outputs" else value[images]
+            for name, value in outputs_.items()
+        }
+
+    def part_of_prediction(prediction, images):
+        return {name: value[images] for name, value in prediction.items()}
+
+    parts = [slice(0, 1), slice(1, 3)]
+    with criterion.part_of_batch([len(target) for target in targets]):
+        apart = [criterion(part(images), targets[images]) for images in parts]
+    torch.testing.assert_close({name: apart[0][name] + apart[1][name] for name in together}, together)
+    gradients = torch.autograd.grad(sum(sum(losses.values()) for losses in apart), leaves, retain_graph=True)
+    torch.testing.assert_close(gradients, torch.autograd.grad(sum(together.values()), leaves))
+    torch.testing.assert_close(criterion(outputs_, targets), together)  # parts are forgotten
