@@ -5,6 +5,15 @@ import torch
 
 from mask2former_ext.ops.extension import load_extension
 
+# A machine with a GPU runs the operator's tests there too.
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """Where the inputs of ``make_inputs`` are: each device of this machine, unless a test names one."""
+    return torch.device(request.param)
+
 
 @pytest.fixture(params=["reference", "compiled"])
 def implementation(request, monkeypatch):
@@ -28,8 +37,11 @@ def level_starts():
 
 
 @pytest.fixture
-def make_inputs():
-    """The operator's five inputs, of float64 or of a given dtype; locations fall within ``spread``."""
+def make_inputs(device):
+    """The operator's five inputs, of float64 or of a given dtype; locations fall within ``spread``.
+
+    Level shapes and starts stay on the CPU.
+    """
 
     def make(
         dtype=torch.float64,
@@ -42,11 +54,11 @@ def make_inputs():
         spread=(-0.3, 1.3),
     ):
         pixels = sum(h * w for h, w in levels)
-        value = torch.randn(batch, pixels, heads, width, dtype=torch.float64).to(dtype)
+        value = torch.randn(batch, pixels, heads, width, dtype=torch.float64).to(device, dtype)
         low, high = spread
         locations = torch.rand(batch, queries, heads, len(levels), points, 2, dtype=torch.float64)
-        locations = (locations * (high - low) + low).to(dtype)
-        weights = torch.rand(batch, queries, heads, len(levels), points, dtype=torch.float64).to(dtype)
+        locations = (locations * (high - low) + low).to(device, dtype)
+        weights = torch.rand(batch, queries, heads, len(levels), points, dtype=torch.float64).to(device, dtype)
         return value, torch.tensor(levels), starts_of(levels), locations, weights
 
     return make

@@ -7,6 +7,9 @@ import torch
 
 from mask2former_ext.ops.registration import LIBRARY
 
+# The fused operator is for the CPU alone.
+on_the_cpu = pytest.mark.parametrize("device", ["cpu"], indirect=True)
+
 op = torch.ops.mask2former_ext.ms_deform_attn
 backward = torch.ops.mask2former_ext.ms_deform_attn_backward
 fused = torch.ops.mask2former_ext.ms_deform_attn_fused
@@ -21,10 +24,11 @@ def test_opcheck(make_inputs, dtype):
     value, shapes, starts, locations, weights = make_inputs(dtype, width=8)
     leaves = [x.requires_grad_() for x in (value, locations, weights)]
     torch.library.opcheck(op, (leaves[0], shapes, starts, *leaves[1:]))
-    grad = torch.randn(2, 3, 16, dtype=dtype)
+    grad = torch.randn(2, 3, 16).to(value)
     torch.library.opcheck(backward, (grad, *(x.detach() for x in (value, shapes, starts, locations, weights))))
 
 
+@on_the_cpu
 @pytest.mark.parametrize("coordinates", [2, 4])
 def test_opcheck_and_gradcheck_of_the_fused_operator(make_inputs, coordinates):
     value, shapes, starts, locations, weights = make_inputs(levels=((3, 4), (2, 2)), queries=2)
@@ -34,12 +38,14 @@ def test_opcheck_and_gradcheck_of_the_fused_operator(make_inputs, coordinates):
     assert torch.autograd.gradcheck(lambda v, *rest: fused(v, shapes, starts, *rest), leaves)
 
 
+@on_the_cpu
 def test_fused_operator_refuses_reference_points_of_another_shape(make_inputs):
     value, shapes, starts, locations, weights = make_inputs()
     with pytest.raises(ValueError, match="reference_points must be B x Q x L x 2"):
         fused(value, shapes, starts, torch.rand(2, 3, 1, 2), locations, weights)
 
 
+@on_the_cpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_results_are_the_same_bits_at_any_number_of_threads(make_inputs, dtype):
     inputs = make_inputs(dtype, levels=((9, 11), (4, 5)), queries=200, heads=3, width=32, points=3)
@@ -58,7 +64,7 @@ def test_half_precision_sums_in_float32(make_inputs, low):
     value, shapes, starts, locations, weights = make_inputs(torch.float32, width=32, points=8)
     exact = op(value.to(low).float(), shapes, starts, locations, weights)
     assert torch.equal(op(value.to(low), shapes, starts, locations, weights), exact.to(low))
-    grad = torch.randn(2, 3, 64).to(low)
+    grad = torch.randn(2, 3, 64).to(locations.device, low)
     gradients = backward(grad, value.to(low), shapes, starts, locations, weights)
     expected = backward(grad.float(), value.to(low).float(), shapes, starts, locations, weights)
     assert [g.dtype for g in gradients] == [low, torch.float32, torch.float32]
@@ -68,7 +74,7 @@ def test_half_precision_sums_in_float32(make_inputs, low):
 
 def test_autocast_rule(make_inputs):
     value, shapes, starts, locations, weights = make_inputs(torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(value.device.type, dtype=torch.bfloat16):
         output = op(value, shapes, starts, locations, weights)
         double = op(value.double(), shapes, starts, locations.double(), weights.double())
     assert output.dtype == torch.bfloat16 and double.dtype == torch.float64
@@ -87,7 +93,7 @@ def test_locations_that_are_far_away_or_no_numbers_are_outside(make_inputs, outs
     value, shapes, starts, locations, weights = make_inputs(torch.float32, width=32)
     locations[0] = outside
     assert not op(value, shapes, starts, locations, weights)[0].any()
-    grads = backward(torch.ones(2, 3, 64), value, shapes, starts, locations, weights)
+    grads = backward(value.new_ones(2, 3, 64), value, shapes, starts, locations, weights)
     assert not any(grad[0].any() for grad in grads)
 
 
@@ -120,4 +126,25 @@ def test_refusals_that_name_the_input(make_inputs, position, change, message):
 
 def test_backward_refuses_a_gradient_of_another_shape(make_inputs):
     with pytest.raises(ValueError, match="grad_output must be"):
-        backward(torch.zeros(2, 3, 7), *make_inputs())
+        inputs = make_inputs()
+        backward(inputs[0].new_zeros(2, 3, 7), *inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_deterministic_algorithms_give_the_same_bits_twice(make_inputs, dtype):
+    inputs = make_inputs(dtype, levels=((9, 11), (4, 5)), queries=500, heads=3, width=32, points=3)
+    grad = torch.randn(2, 500, 96).to(inputs[0])
+    close = backward(grad, *inputs)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = backward(grad, *inputs), backward(grad, *inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    torch.testing.assert_close(first, close, rtol=1e-2, atol=1e-2)
+
+
+def test_level_shapes_may_be_on_the_device_too(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs()
+    expected = op(value, shapes, starts, locations, weights)
+    assert torch.equal(op(value, shapes.to(value.device), starts.to(value.device), locations, weights), expected)
