@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops import MSDeformAttn
+from .parts import in_parts
 from .position_encoding import ENCODINGS_KEPT, PositionEmbeddingSine, remember
 
 # The encoder's hidden width is this in every published model, whatever MASK_FORMER.DIM_FEEDFORWARD says.
 ENCODER_FEEDFORWARD_DIM = 1024
-# Of the encoder's feed-forward network on the CPU, in inference.
-FEEDFORWARD_PIXELS_AT_ONCE = 2048
 # Scales that the transformer decoder looks at: 1/32, 1/16 and 1/8.
 NUM_DECODER_LEVELS = 3
 
@@ -50,11 +49,8 @@ class MSDeformAttnEncoderLayer(nn.Module):
         """B×S×C to B×S×C; ``position`` is 1×S×C, ``reference_points`` B×S×L×2."""
         attended = self.self_attn(x + position, reference_points, x, spatial_shapes, level_starts)
         x = self.norm1(x + self.dropout1(attended))
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
-            # its hidden features are the largest of the model: a part at a time stays in memory that is reused
-            parts = [self._feed_forward(part) for part in x.split(FEEDFORWARD_PIXELS_AT_ONCE, dim=1)]
-            return torch.cat(parts, dim=1)
-        return self._feed_forward(x)
+        batch, pixels, _ = x.shape
+        return in_parts(lambda some: self._feed_forward(x[:, some]), pixels, batch * self.linear1.out_features, x, 1)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         inner = self.dropout2(F.relu(self.linear1(x), inplace=True))
