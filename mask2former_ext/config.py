@@ -27,6 +27,9 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_pixel_decoder_keys(cfg)
     _add_swin_keys(cfg)
     _add_timm_keys(cfg)
+    _add_ema_keys(cfg)
+    _add_training_memory_keys(cfg)
+    _add_compile_keys(cfg)
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
@@ -44,6 +47,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # of this package: factor of the learning rate from block to block, downwards in the backbone
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # of this package: how the optimizer updates: auto (PyTorch's choice), for-loop, foreach or fused
+    cfg.SOLVER.OPTIMIZER_IMPLEMENTATION = "auto"
     # of this package: number format of SOLVER.AMP.ENABLED, float16 or bfloat16
     cfg.SOLVER.AMP.PRECISION = "float16"
     # of this package: the batch of a step goes through the model in so many parts, which take less memory
@@ -125,6 +132,32 @@ def _add_timm_keys(cfg: CfgNode) -> None:
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # further arguments of timm.create_model; YAML files may set any
     node.KWARGS = CfgNode(new_allowed=True)
+
+
+def _add_ema_keys(cfg: CfgNode) -> None:
+    """Exponential moving average of the weights, in training; it is what gets evaluated then."""
+    cfg.MODEL_EMA = node = CfgNode()
+    node.ENABLED = False
+    node.DECAY = 0.999
+    # evaluate the weights themselves too; results of the average are then called ..._EMA
+    node.EVALUATE_BOTH = False
+
+
+def _add_training_memory_keys(cfg: CfgNode) -> None:
+    # of this package: compute activations again in the backward pass rather than keep them, inside the backbone's
+    # blocks and inside the layers of the pixel decoder's encoder; for Swin the same as MODEL.SWIN.USE_CHECKPOINT
+    cfg.MODEL.ACTIVATION_CHECKPOINTING = node = CfgNode()
+    node.BACKBONE = False
+    node.PIXEL_DECODER = False
+    # of this package: keep feature maps with their channels last in memory
+    cfg.MODEL.CHANNELS_LAST = False
+    # of this package: let GPUs multiply float32 numbers with the precision of TF32; False leaves PyTorch's settings
+    cfg.MODEL.TF32 = False
+
+
+def _add_compile_keys(cfg: CfgNode) -> None:
+    # of this package: whether backbone, pixel decoder and transformer decoder go through torch.compile
+    cfg.MODEL.COMPILE = False
 
 
 def get_cfg_defaults() -> CfgNode:

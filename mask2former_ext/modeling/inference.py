@@ -180,8 +180,10 @@ class InstanceRule:
         scores, index = classes.flatten().topk(min(max_detections, classes.numel()), sorted=False)
         queries, labels = index // classes.shape[1], index % classes.shape[1]
         if thing_classes is not None:
-            is_thing = torch.isin(labels, torch.tensor(sorted(thing_classes), dtype=labels.dtype, device=labels.device))
-            scores, queries, labels = scores[is_thing], queries[is_thing], labels[is_thing]
+            things = torch.tensor(sorted(thing_classes), dtype=labels.dtype, device=labels.device)
+            # positions, which are waited for once; each index by bools would wait
+            kept = torch.isin(labels, things).nonzero().squeeze(1)
+            scores, queries, labels = scores[kept], queries[kept], labels[kept]
         # a query that is taken with several classes gives its mask to several rows of the result
         self._rows: dict[int, list[int]] = defaultdict(list)
         for row, query in enumerate(queries.tolist()):

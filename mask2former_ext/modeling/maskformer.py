@@ -17,6 +17,7 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from .compilation import compile_parts
 from .criterion import SetCriterion
 from .inference import InstanceRule, PanopticRule, Rule, SemanticRule, Size, resize_masks, run_rules
 from .targets import Target, prepare_target
@@ -49,6 +50,7 @@ class MaskFormer(nn.Module):
         instance_on: bool,
         test_topk_per_image: int,
         max_memory_mb: float = 128,
+        compile: bool = False,
     ) -> None:
         """
         Args:
@@ -66,6 +68,7 @@ class MaskFormer(nn.Module):
             test_topk_per_image: instances per image at most.
             max_memory_mb: about this much memory, in MiB, may hold full-size masks beside the results; fewer queries
                 are taken at a time where images are larger, one at least.
+            compile: run the network's parts through torch.compile, see :func:`compile_parts`.
         """
         super().__init__()
         self.backbone = backbone
@@ -82,6 +85,8 @@ class MaskFormer(nn.Module):
         self.semantic_on, self.panoptic_on, self.instance_on = semantic_on, panoptic_on, instance_on
         self.test_topk_per_image = test_topk_per_image
         self.max_memory_mb = max_memory_mb
+        if compile:
+            compile_parts(backbone, sem_seg_head)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -106,6 +111,7 @@ class MaskFormer(nn.Module):
             "instance_on": test.INSTANCE_ON,
             "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "max_memory_mb": test.MAX_MEMORY_MB,
+            "compile": cfg.MODEL.COMPILE,
         }
 
     @property
@@ -126,7 +132,8 @@ class MaskFormer(nn.Module):
             image: as enabled, ``sem_seg`` K×H×W float, ``panoptic_seg`` (int32 H×W, list of segments), ``instances``.
 
         Raises:
-            ValueError: in training, where labels or masks cannot be used; the message names the image.
+            ValueError: in training, where labels or masks cannot be used; the message names the image. Also where the
+                model was converted to half precision.
         """
         images = self._preprocess(batched_inputs)
         if not self.training:
@@ -141,6 +148,11 @@ class MaskFormer(nn.Module):
 
     def _preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, then pad with zeros, the mean colour, to a common size."""
+        if self.pixel_mean.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"MaskFormer was converted to {self.pixel_mean.dtype}, but position encodings, sampling locations and "
+                "matching need float32. Call model.float(), and run it within torch.autocast instead."
+            )
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         return ImageList.from_tensors(images, self.size_divisibility)
 

@@ -26,9 +26,11 @@ def in_parts(function: Callable[[slice], Tensor], length: int, numbers: int, x: 
         The result for all positions.
     """
     whole = slice(0, length)
-    if x.device.type != "cpu" or torch.is_grad_enabled() or length * numbers <= NUMBERS_AT_ONCE:
+    if x.device.type != "cpu" or torch.is_grad_enabled():
         return function(whole)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return function(whole)  # a graph is to hold for other sizes too, and shall not be unrolled
+    if length * numbers <= NUMBERS_AT_ONCE:
+        return function(whole)
     step = max(NUMBERS_AT_ONCE // numbers, 1)
     return torch.cat([function(slice(start, start + step)) for start in range(0, length, step)], dim=dim)

@@ -86,6 +86,7 @@ model = L(MaskFormer)(
     instance_on=True,
     test_topk_per_image=100,
     max_memory_mb=128,
+    compile=False,
 )
 
 
