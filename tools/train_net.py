@@ -21,7 +21,9 @@ from mask2former_ext.engine import (
     batch_size_advice,
     check_datasets,
     check_device,
+    evaluate_average,
     for_this_machine,
+    load_average,
     summary_line,
     verify_expected_results,
 )
@@ -72,10 +74,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def evaluate(cfg: CfgNode, resume: bool) -> dict[str, Any]:
     check_datasets(cfg)
     model = Trainer.build_model(cfg)
-    build_checkpointer(cfg, model, new_classes=False).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = Trainer.test(cfg, model)
+    checkpointer = build_checkpointer(cfg, model, new_classes=False)
+    average = load_average(cfg, model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume))
+    both = cfg.MODEL_EMA.EVALUATE_BOTH
+    results = evaluate_average(lambda: Trainer.test(cfg, model), average, both=both)
     if cfg.TEST.AUG.ENABLED:
-        results |= Trainer.test_with_tta(cfg, model)
+        results |= evaluate_average(lambda: Trainer.test_with_tta(cfg, model), average, both=both)
     return results
 
 

@@ -14,6 +14,7 @@ from ..config import is_maskformer
 from ..data import DATASET_MAPPERS
 from ..data.datasets import check_panoptic_metadata
 from ..evaluation import evaluator_factories
+from .precision import autocast_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +77,31 @@ def check_dataset_mapper(cfg: CfgNode) -> None:
         )
 
 
+def check_solver(cfg: CfgNode) -> None:
+    """Raise ValueError for an unknown SOLVER.AMP.PRECISION, or more SOLVER.ACCUMULATION_STEPS than images a worker."""
+    autocast_dtype(cfg)
+    steps = cfg.SOLVER.ACCUMULATION_STEPS
+    workers = cfg.SOLVER.REFERENCE_WORLD_SIZE or comm.get_world_size()  # by the former, Detectron2 scales the batch
+    images = cfg.SOLVER.IMS_PER_BATCH // workers
+    if not 1 <= steps <= max(images, 1):
+        raise ValueError(
+            f"SOLVER.ACCUMULATION_STEPS is {steps}, but must be from 1 to the number of images that a worker has in an "
+            f"optimizer step, {images} (SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} for {workers} workers)."
+        )
+
+
 def for_this_machine(cfg: CfgNode) -> CfgNode:
     """Return the config without what this machine cannot do or does badly; the log says what changed.
 
-    Mixed precision (``SOLVER.AMP.ENABLED``) needs a GPU. More loading processes than cores only cost memory
+    Mixed precision with float16 (``SOLVER.AMP``) needs a GPU. More loading processes than cores only cost memory
     (``DATALOADER.NUM_WORKERS``, which each process that trains has of its own).
     """
     changes = {}
-    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cpu"):
-        logger.info("SOLVER.AMP.ENABLED has no effect on the CPU: training in float32.")
+    if autocast_dtype(cfg) is torch.float16 and cfg.MODEL.DEVICE.startswith("cpu"):
+        logger.info(
+            "SOLVER.AMP.ENABLED has no effect on the CPU with float16: training in float32. For mixed precision there, "
+            "append: SOLVER.AMP.PRECISION bfloat16"
+        )
         changes["SOLVER.AMP.ENABLED"] = False
     workers = max(1, len(os.sched_getaffinity(0)) // comm.get_local_size())
     if workers < cfg.DATALOADER.NUM_WORKERS:

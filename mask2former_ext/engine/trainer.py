@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,8 +28,12 @@ from ..data import build_dataset_mapper
 from ..evaluation import build_evaluator
 from ..modeling.test_time_augmentation import MaskFormerWithTTA, SemanticSegmentorWithTTA
 from ..solver import build_optimizer
-from .checks import check_dataset_mapper, check_datasets, check_device, for_this_machine
+from .checks import check_dataset_mapper, check_datasets, check_device, check_solver, for_this_machine
+from .ema import CHECKPOINT_KEY, WeightAverage, WeightAverageHook, evaluate_average
+from .model_options import apply_model_options
+from .precision import autocast_dtype
 from .results import verify_expected_results
+from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -64,32 +69,65 @@ class Trainer(DefaultTrainer):
         """Build everything that training needs.
 
         Raises:
-            ValueError: the config asks for a mapper, optimizer, dataset, evaluator or device that does not exist.
+            ValueError: the config asks for a mapper, optimizer, dataset, evaluator, device or precision that does not
+                exist, or for more parts of a batch than it has images.
         """
         check_device(cfg)
         check_dataset_mapper(cfg)
         check_datasets(cfg)
+        check_solver(cfg)
         if cfg.TEST.AUG.ENABLED:
             test_time_augmentation(cfg)
-        super().__init__(for_this_machine(cfg))
+        with warnings.catch_warnings():
+            # Detectron2 makes the scaler of its own mixed precision whatever the device; it is replaced below
+            warnings.filterwarnings("ignore", message=".*GradScaler is enabled, but CUDA is not available")
+            super().__init__(for_this_machine(cfg))
+        self._trainer = StepTrainer.taking_over(
+            self._trainer,
+            precision=autocast_dtype(self.cfg),
+            accumulation_steps=self.cfg.SOLVER.ACCUMULATION_STEPS,
+        )
 
     def build_hooks(self) -> list[HookBase | None]:
         """Build Detectron2's hooks, with the checkpointer of :func:`mask2former_ext.checkpoint.build_checkpointer`.
 
-        The constructor calls this right after it made its own checkpointer, which the hooks would take otherwise.
-        With ``TEST.AUG.ENABLED`` there is one more, for :meth:`test_with_tta` at the end of training.
+        The constructor calls this right after it made its own checkpointer, which the hooks would take otherwise. More
+        hooks are for :meth:`test_with_tta` at the end of training (``TEST.AUG.ENABLED``) and for the moving average of
+        the weights (``MODEL_EMA.ENABLED``).
         """
-        self.checkpointer = build_checkpointer(self.cfg, self.model, new_classes=True, trainer=weakref.proxy(self))
+        cfg = self.cfg
+        self.average = WeightAverage.from_config(cfg, self.model)
+        saved = {"trainer": weakref.proxy(self)} | ({CHECKPOINT_KEY: self.average} if self.average else {})
+        self.checkpointer = build_checkpointer(cfg, self.model, new_classes=True, **saved)
         built = super().build_hooks()
-        if self.cfg.TEST.AUG.ENABLED:
+        position = next(index for index, hook in enumerate(built) if isinstance(hook, EvalHook))
+        built[position] = EvalHook(cfg.TEST.EVAL_PERIOD, self._test)
+        if cfg.TEST.AUG.ENABLED:
             # right after the evaluation, and before results are written
-            position = next(index for index, hook in enumerate(built) if isinstance(hook, EvalHook))
             built.insert(position + 1, EvalHook(0, self._test_with_tta))
+        if self.average is not None:
+            # before the hook that writes checkpoints
+            built.insert(0, WeightAverageHook(self.average, cfg.OUTPUT_DIR))
         return built
 
+    def _test(self) -> dict[str, Any]:
+        self._last_eval_results = self._evaluate(self.test)
+        return self._last_eval_results
+
     def _test_with_tta(self) -> dict[str, Any]:
-        self._last_tta_results = self.test_with_tta(self.cfg, self.model)
+        self._last_tta_results = self._evaluate(self.test_with_tta)
         return self._last_tta_results
+
+    def _evaluate(self, test: Callable[[CfgNode, nn.Module], dict[str, Any]]) -> dict[str, Any]:
+        both = self.cfg.MODEL_EMA.EVALUATE_BOTH
+        return evaluate_average(lambda: test(self.cfg, self.model), self.average, both=both)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build Detectron2's model of ``MODEL.META_ARCHITECTURE``; see :func:`apply_model_options`."""
+        model = super().build_model(cfg)
+        apply_model_options(cfg, model)
+        return model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from mask2former_ext.config import get_cfg_defaults
 from mask2former_ext.data import DATASET_MAPPERS
 from mask2former_ext.engine import batch_size_advice, check_datasets, check_device, checks, for_this_machine
-from mask2former_ext.engine.checks import check_dataset_mapper
+from mask2former_ext.engine.checks import check_dataset_mapper, check_solver
 
 NAME = "dataset_that_is_checked"
 
@@ -89,15 +89,37 @@ def test_test_dataset_that_nothing_evaluates(cfg, dataset):
         check_datasets(cfg)
 
 
-def test_mixed_precision_is_off_on_the_cpu(cfg, caplog):
+def test_float16_is_off_on_the_cpu(cfg, caplog):
     cfg.SOLVER.AMP.ENABLED = True
     cfg.DATALOADER.NUM_WORKERS = 0
     with caplog.at_level(logging.INFO, logger=checks.__name__):
         assert not for_this_machine(cfg).SOLVER.AMP.ENABLED
     assert "float32" in caplog.text
     assert cfg.SOLVER.AMP.ENABLED  # the caller's config stays
+    cfg.SOLVER.AMP.PRECISION = "bfloat16"
+    assert for_this_machine(cfg).SOLVER.AMP.ENABLED
+    cfg.SOLVER.AMP.PRECISION = "float16"
     cfg.MODEL.DEVICE = "cuda"
     assert for_this_machine(cfg).SOLVER.AMP.ENABLED
+
+
+def test_unknown_precision(cfg):
+    cfg.SOLVER.AMP.PRECISION = "float8"
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.PRECISION is 'float8'; known are float16, bfloat16"):
+        check_solver(cfg)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_more_parts_of_a_batch_than_a_worker_has_images(cfg, monkeypatch, steps):
+    monkeypatch.setattr(checks.comm, "get_world_size", lambda: 2)
+    cfg.SOLVER.update(IMS_PER_BATCH=4, ACCUMULATION_STEPS=2)
+    check_solver(cfg)
+    cfg.SOLVER.ACCUMULATION_STEPS = steps
+    with pytest.raises(ValueError, match=rf"ACCUMULATION_STEPS is {steps}.* optimizer step, 2 .*for 2 workers"):
+        check_solver(cfg)
+    cfg.SOLVER.update(ACCUMULATION_STEPS=2, REFERENCE_WORLD_SIZE=4)
+    with pytest.raises(ValueError, match=r"optimizer step, 1 .*for 4 workers"):
+        check_solver(cfg)
 
 
 def test_loading_processes_are_at_most_the_cores(cfg, monkeypatch):

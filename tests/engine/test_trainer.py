@@ -103,6 +103,26 @@ def test_checkpoint_resumes_optimizer_and_schedule(cfg, schedule):
     assert [int(state["step"]) for state in second.optimizer.state.values()] == [5]
 
 
+@pytest.mark.filterwarnings("error:.*GradScaler")
+def test_precision_and_accumulation_reach_the_training_loop(cfg):
+    cfg.SOLVER.AMP.update(ENABLED=True, PRECISION="bfloat16")
+    cfg.SOLVER.update(IMS_PER_BATCH=2, ACCUMULATION_STEPS=2)
+    loop = TinyTrainer(cfg)._trainer
+    assert (loop.precision, loop.accumulation_steps) == (torch.bfloat16, 2)
+    cfg.SOLVER.AMP.ENABLED = False
+    assert TinyTrainer(cfg)._trainer.precision is None
+
+
+def test_resumed_optimizers_update_as_the_config_says(cfg):
+    TinyTrainer(cfg).train()
+    cfg.SOLVER.update(MAX_ITER=5, OPTIMIZER_IMPLEMENTATION="fused")
+    fused = TinyTrainer(cfg)
+    fused.resume_or_load(resume=True)
+    assert [group["fused"] for group in fused.optimizer.param_groups] == [True]
+    fused.train()
+    assert [int(state["step"]) for state in fused.optimizer.state.values()] == [5]
+
+
 def test_checkpoint_without_optimizer_resumes_with_a_warning(cfg, caplog):
     """Detectron2 0.6 itself writes such checkpoints."""
     state = TinyTrainer(cfg).state_dict()
