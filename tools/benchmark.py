@@ -12,10 +12,11 @@ import logging
 import sys
 
 from mask2former_ext.benchmark.command_data import add_data_command
+from mask2former_ext.benchmark.command_model import add_infer_command, add_train_command
 from mask2former_ext.benchmark.command_op import add_op_command
 from mask2former_ext.benchmark.reports import write_json
 
-SUBCOMMANDS = (add_op_command, add_data_command)
+SUBCOMMANDS = (add_op_command, add_data_command, add_infer_command, add_train_command)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

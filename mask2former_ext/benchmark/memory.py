@@ -20,6 +20,8 @@ STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 MEMINFO = Path("/proc/meminfo")
 FORGET_PEAK = "5"
+# mallopt(3): a parameter's number in malloc.h, and its value in bytes
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**18
 
 
 def _kilobytes(file: Path, field: str) -> int:
@@ -34,6 +36,53 @@ def _trim_heap() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
+def return_large_blocks_at_once() -> None:
+    """From now on let the C library give freed blocks of ``LARGE_BLOCK`` bytes back to the system at once.
+
+    By default it keeps blocks of up to 32 MB, those that fit nowhere else again as well, and peaks depend on the order
+    in which they came. For a process that measures memory: allocating takes longer.
+
+    Raises:
+        AttributeError: the C library is not glibc.
+    """
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+class PeakMemory:
+    """Follows the highest memory from one moment to the next, beyond what there was when it was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        """
+        Args:
+            device: whose memory; of the CPU this process's.
+
+        Raises:
+            OSError, AttributeError: the system keeps no account.
+        """
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            self._before = torch.cuda.memory_allocated(device)
+        else:
+            _trim_heap()
+            self._before = _kilobytes(STATUS, "VmRSS")
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the peak; from now on there may be a lower one."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            CLEAR_REFS.write_text(FORGET_PEAK, encoding="ascii")
+
+    def growth(self) -> int:
+        """Bytes of the peak since the last restart."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            return torch.cuda.max_memory_allocated(self._device) - self._before
+        return _kilobytes(STATUS, "VmHWM") - self._before
+
+
 def peak_growth(call: Callable[[], object], device: torch.device) -> int | None:
     """Bytes that ``call`` needs at its highest, its result included, beyond what there is before it.
 
@@ -43,21 +92,12 @@ def peak_growth(call: Callable[[], object], device: torch.device) -> int | None:
         The bytes; None where the system keeps no account (other systems than Linux with glibc).
     """
     call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
     try:
-        _trim_heap()
-        CLEAR_REFS.write_text(FORGET_PEAK, encoding="ascii")
-        before = _kilobytes(STATUS, "VmRSS")
+        memory = PeakMemory(device)
     except (OSError, AttributeError):
         return None
     call()
-    return _kilobytes(STATUS, "VmHWM") - before
+    return memory.growth()
 
 
 def available(device: torch.device) -> int | None:

@@ -57,13 +57,17 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def write_json(path: Path, report: dict[str, Any]) -> None:
     """Write ``report`` to ``path``, whole or not at all."""
+    write_text(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=path.name, suffix=".tmp", encoding="utf-8", delete=False
     ) as file:
         try:
-            json.dump(report, file, indent=2, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.close()
             os.chmod(file.name, 0o644)  # a temporary file is for its owner alone
             os.replace(file.name, path)

@@ -23,7 +23,8 @@ OPTIONS = OpOptions(sizes=[TINY], dtypes=["fp32"], offsets=["trained"], repeats=
 @pytest.fixture(autouse=True)
 def _no_other_packages(monkeypatch):
     """Whatever is installed here."""
-    for name in ("deformops", "deformops.registry", "transformers", "mmcv", "mmcv.ops"):
+    transformers = ("transformers", "transformers.models.mask2former.modeling_mask2former")
+    for name in ("deformops", "deformops.registry", *transformers, "mmcv", "mmcv.ops"):
         monkeypatch.setitem(sys.modules, name, None)
 
 

@@ -76,6 +76,12 @@ def test_threads_dtypes_and_seconds(tool, monkeypatch):
         (["op", "--sweep", "--sizes", "32"], "not allowed with"),
         (["data"], "required: --configs"),
         (["data", "--configs", "a.yaml", "--images", "0"], "0 is not a whole number above 0"),
+        (["infer"], "required: --configs"),
+        (["infer", "--configs", "a.yaml", "--size", "800"], "expected 2 arguments"),
+        (["infer", "--configs", "a.yaml", "--tasks", "boxes"], "invalid choice"),
+        (["infer", "--configs", "a.yaml", "--stage", "decoder"], "invalid choice"),
+        (["train", "--configs", "a.yaml", "--peers", "mmdetection"], "invalid choice"),
+        (["train", "--configs", "a.yaml", "--masks", "0"], "0 is not a whole number above 0"),
     ],
 )
 def test_what_cannot_be_done_is_said(tool, capsys, arguments, complaint):
@@ -93,7 +99,8 @@ def test_a_gpu_that_is_not_there(tool, monkeypatch, capsys):
 
 
 def test_help_has_an_example(tool, capsys):
-    for command, arguments in (("op", ["--help"]), ("op", ["op", "--help"]), ("data", ["data", "--help"])):
+    commands = ("op", "data", "infer", "train")
+    for command, arguments in (("op", ["--help"]), *((command, [command, "--help"]) for command in commands)):
         with pytest.raises(SystemExit) as exit_:
             tool.main(arguments)
         assert exit_.value.code == 0
@@ -138,3 +145,81 @@ def test_a_config_that_is_not_there(tool, tmp_path, capsys):
     assert tool.main(["data", "--configs", "absent.yaml", "--json", str(path)]) == 1
     assert "error: config file 'absent.yaml' does not exist" in capsys.readouterr().err
     assert not path.exists()
+
+
+def of_model(tool, monkeypatch, command, *arguments):
+    """The options that infer or train gets."""
+    options = []
+    report = {"results": []}
+    module = "mask2former_ext.benchmark.command_model"
+    monkeypatch.setattr(f"{module}.run_{command}_benchmark", lambda given: options.append(given) or report)
+    monkeypatch.setattr(f"mask2former_ext.benchmark.{command}.format_report", lambda given: "")
+    assert tool.main([command, "--configs", "a.yaml", "b.yaml", *arguments]) == 0
+    return options[0]
+
+
+def test_infer_options(tool, monkeypatch):
+    options = of_model(tool, monkeypatch, "infer")
+    assert (options.configs, options.peers, options.part) == (["a.yaml", "b.yaml"], [], "all")
+    work, effort = options.work, options.effort
+    assert (work.size, work.output_size, work.batch, work.kept, work.tasks) == ((800, 1088), (800, 1088), 1, 20, None)
+    assert (work.precision, work.device, work.opts) == ("float32", torch.device("cpu"), ())
+    assert (effort.threads, effort.repeats, effort.seconds, effort.memory) == (1, 15, 600.0, True)
+    quick = of_model(tool, monkeypatch, "infer", "--quick")
+    assert quick.work.size == quick.work.output_size == (128, 160) and quick.effort.repeats == 3
+    given = ["--size", "64", "96", "--output-size", "30", "40", "--batch", "2", "--kept", "5", "--no-memory"]
+    given += ["--tasks", "panoptic", "instance", "--stage", "postprocess", "--precision", "bfloat16", "--threads", "2"]
+    given += ["--repeats", "4", "--seconds", "9", "--peers", "transformers", "torchvision", "--opts", "A", "1"]
+    options = of_model(tool, monkeypatch, "infer", *given)
+    work, effort = options.work, options.effort
+    assert (work.size, work.output_size, work.batch, work.kept) == ((64, 96), (30, 40), 2, 5)
+    assert (work.tasks, work.precision, work.opts) == (("panoptic", "instance"), "bfloat16", ("A", "1"))
+    assert (options.part, options.peers) == ("postprocess", ["transformers", "torchvision"])
+    assert (effort.threads, effort.repeats, effort.seconds, effort.memory) == (2, 4, 9.0, False)
+
+
+def test_train_options(tool, monkeypatch):
+    work = of_model(tool, monkeypatch, "train").work
+    assert (work.size, work.batch, work.masks) == ((512, 512), 2, 20)
+    given = [
+        "--size",
+        "64",
+        "96",
+        "--batch",
+        "3",
+        "--masks",
+        "7",
+        "--peers",
+        "straightforward",
+        "--precision",
+        "float16",
+    ]
+    options = of_model(tool, monkeypatch, "train", *given)
+    work = options.work
+    assert (work.size, work.batch, work.masks, work.precision) == ((64, 96), 3, 7, "float16")
+    assert options.peers == ["straightforward"] and options.effort.memory
+
+
+def tiny_file(cfg, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(cfg.dump())
+    return str(path)
+
+
+@pytest.mark.parametrize("command", ["infer", "train"])
+def test_models_give_tables_and_json(tool, tiny_cfg, tmp_path, capsys, command):
+    config, files = tiny_file(tiny_cfg, tmp_path), [tmp_path / "new" / name for name in ("report.json", "report.md")]
+    arguments = [command, "--config-file", config, "--size", "50", "60", "--repeats", "1", "--no-memory"]
+    arguments += ["--peers", "straightforward", "--json", str(files[0]), "--markdown", str(files[1])]
+    assert tool.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert f"| {config}, straightforward |" in shown and files[1].read_text() == shown
+    report = json.loads(files[0].read_text())
+    assert report["benchmark"] == command and [row["runs"] for row in report["results"]] == [1, 1]
+
+
+def test_predictions_that_differ_fail(tool, tiny_cfg, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mask2former_ext.benchmark.model_reports.DIFFERENCE_LIMIT", -1.0)
+    arguments = ["infer", "--configs", tiny_file(tiny_cfg, tmp_path), "--size", "50", "60", "--repeats", "1"]
+    assert tool.main([*arguments, "--no-memory", "--stage", "forward", "--peers", "straightforward"]) == 1
+    assert "WRONG" in (errors := capsys.readouterr().err) and "forward: logits differ by" in errors
