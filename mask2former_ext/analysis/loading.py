@@ -10,7 +10,9 @@ from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.modeling import build_model
 from torch import nn
 
+from ..checkpoint import Checkpointer
 from ..config import load_config
+from ..modeling import MaskFormer
 
 
 def input_size(cfg: CfgNode) -> tuple[int, int]:
@@ -31,7 +33,7 @@ def load_model(config_file: str, opts: Sequence[str] = (), weights: str = "") ->
         The model and its :func:`input_size`.
 
     Raises:
-        OSError, ValueError: the config cannot be read.
+        OSError, ValueError: the config or the weights cannot be read, or do not fit each other.
     """
     if config_file.endswith(".py"):
         model, size = _load_lazy(config_file, opts)
@@ -41,7 +43,8 @@ def load_model(config_file: str, opts: Sequence[str] = (), weights: str = "") ->
             cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
         model, size = build_model(cfg), input_size(cfg)
     if weights:
-        DetectionCheckpointer(model).load(weights)
+        checkpointer = Checkpointer if isinstance(model, MaskFormer) else DetectionCheckpointer
+        checkpointer(model).load(weights)
     return model, size
 
 

@@ -8,6 +8,7 @@ the place of. Keys of older checkpoints are renamed by the modules that own them
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -93,21 +94,25 @@ class Checkpointer(DetectionCheckpointer):
             What the file holds besides, for example ``iteration``.
 
         Raises:
+            FileNotFoundError: there is no such file.
             ValueError: the file does not fit the model; the message lists the keys.
         """
+        if path and "://" not in path and not os.path.isfile(path):
+            raise FileNotFoundError(f"MODEL.WEIGHTS: file '{path}' does not exist (looked in '{os.getcwd()}').")
         self._path = path
         self._resuming = checkpointables is None and bool(self.checkpointables)
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
-            return super()._load_file(filename)
-        except pickle.UnpicklingError as error:
+            content = super()._load_file(filename)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # the last two if it is cut short
             raise ValueError(
                 f"{self._path} is damaged, or holds more than tensors and plain values, which is not read because it "
                 "could run code. If you trust its origin, keep only its weights: torch.save({'model': "
                 "torch.load(FILE, weights_only=False)['model']}, NEW_FILE)"
             ) from error
+        return _unless_caffe2(content) if content.get("__author__") == "Caffe2" else content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights = checkpoint["model"]
@@ -120,6 +125,9 @@ class Checkpointer(DetectionCheckpointer):
             weights = align_and_update_state_dicts(
                 backbone, weights, c2_conversion=checkpoint.get("__author__") == "Caffe2"
             )
+            # What was left out for its shape keeps the file's name; under the model's, the error is about shapes.
+            places = backbone.keys() - weights.keys()
+            weights = {BACKBONE + key if BACKBONE + key in places else key: value for key, value in weights.items()}
             checkpoint["model"] = weights
         self._check_backbone(weights, model_state)
         fresh = self._drop_class_head(weights, model_state)
@@ -198,6 +206,15 @@ def build_checkpointer(
     if is_maskformer(cfg):
         return Checkpointer(model, cfg.OUTPUT_DIR, new_classes=new_classes, **checkpointables)
     return DetectionCheckpointer(model, cfg.OUTPUT_DIR, **checkpointables)
+
+
+def _unless_caffe2(content: dict[str, Any]) -> dict[str, Any]:
+    """Undo what Detectron2 makes of any ``.pkl`` that names no author: weights of Caffe2, whose names have no dots."""
+    weights = content["model"]
+    if isinstance(weights.get("model"), Mapping):
+        return dict(weights)
+    names_of_torch = any("." in key for key in weights)
+    return {"model": weights, "matching_heuristics": True} if names_of_torch else content
 
 
 def _is_whole_model(keys: Iterable[str]) -> bool:

@@ -90,7 +90,7 @@ class Row(NamedTuple):
     Attributes:
         output: what of the model's output it evaluates: "semantic", "instance" or "panoptic".
         factory: what makes it from (config, dataset name, output folder).
-        always: use it whatever the model returns; otherwise only for a model with that output.
+        always: the dataset is about it: a model without that output is warned about.
     """
 
     output: str
@@ -167,6 +167,8 @@ def evaluator_factories(cfg: CfgNode, dataset_name: str) -> list[Factory]:
         if not chosen:
             raise ValueError(problem)
         logger.warning(problem)
+        # Detectron2's SemSegEvaluator fails without its output, and would take the other evaluators with it.
+        chosen = [row for row in chosen if row.output in outputs] or chosen
     factories = [row.factory for row in chosen]
     if comm.get_world_size() > comm.get_local_size() and not ON_ONE_MACHINE.isdisjoint(factories):
         raise ValueError(

@@ -4,6 +4,7 @@ import argparse
 import logging
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +81,37 @@ def test_whole_models_as_pkl(model, trained, tmp_path, said, heuristics):
     assert said() == [
         f"{path}: {total} of {total} keys loaded; backbone {backbone} of {backbone}; the rest {rest} of {rest}"
     ]
+
+
+@pytest.mark.parametrize("kind", [whole, backbone_only])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: {"model": weights, "matching_heuristics": True},
+        lambda weights: {"model": weights},
+        lambda weights: weights,
+    ],
+)
+def test_pkl_without_an_author(model, trained, tmp_path, said, kind, wrap):
+    """Detectron2 would take it for Caffe2's: load nothing, or a backbone without its statistics."""
+    weights = kind(trained, "backbone.") if kind is backbone_only else kind(trained)
+    content = wrap({key: value.numpy() for key, value in weights.items()})
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    Checkpointer(model).load(str(tmp_path / "a.pkl"))
+    loaded = weights.keys() & model.state_dict().keys()
+    assert {key.split(".")[0] for key in weights.keys() - loaded} <= {"stem"}  # the classifier
+    for key in loaded:
+        torch.testing.assert_close(model.state_dict()[key], trained.state_dict()[key], rtol=0, atol=0)
+    assert f"a.pkl: {len(loaded)} of {len(model.state_dict())} keys loaded" in said()[0]
+
+
+@pytest.mark.parametrize("write", [write_pth, write_pkl])
+@pytest.mark.parametrize("length", [0, 1000])
+def test_a_file_that_is_cut_short(model, trained, tmp_path, write, length):
+    path = tmp_path / f"a.{write.__name__[-3:]}"
+    path.write_bytes(Path(write(path, whole(trained))).read_bytes()[:length])
+    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged")):
+        Checkpointer(model).load(str(path))
 
 
 @pytest.mark.parametrize("wrap", [lambda weights: {"model": weights, "iteration": 7}, lambda weights: weights])
@@ -250,6 +282,13 @@ def test_other_shapes_are_refused(tiny_cfg, trained, tmp_path, old_name):
     assert "NUM_OBJECT_QUERIES" in str(error.value) and "delete these keys" in str(error.value)
 
 
+def test_other_shapes_of_imagenet_weights_are_refused(model, trained, tmp_path):
+    weights = backbone_only(trained) | {"res2.0.conv1.norm.bias": torch.ones(7)}
+    with pytest.raises(ValueError, match=rf"{BIAS}: \(7,\) in the file, \(64,\) in the model") as error:
+        Checkpointer(model).load(write_pkl(tmp_path / "R-18.pkl", weights, matching_heuristics=True))
+    assert str(error.value).count("in the file") == 1
+
+
 def test_class_head_of_another_width_is_refused(model, trained, tmp_path):
     weights = whole(trained) | {"sem_seg_head.predictor.class_embed.weight": torch.ones(4, 16)}
     with pytest.raises(ValueError, match=r"class_embed\.weight: \(4, 16\) in the file, \(4, 32\) in the model"):
@@ -280,6 +319,11 @@ def test_code_in_a_file_is_not_run(model, trained, tmp_path):
     path = write_pth(tmp_path / "a.pth", whole(trained), args=argparse.Namespace(lr=1))
     with pytest.raises(ValueError, match=r"a\.pth is damaged, or holds more than tensors"):
         Checkpointer(model).load(path)
+
+
+def test_a_file_that_is_not_there(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"file '{tmp_path}/no\.pth' does not exist \(looked in"):
+        Checkpointer(model).load(f"{tmp_path}/no.pth")
 
 
 def test_no_file_loads_nothing(model, said):

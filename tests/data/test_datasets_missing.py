@@ -70,8 +70,14 @@ def test_missing_datasets(name, variable, elsewhere, monkeypatch):
         DatasetCatalog.get(name)
     said = str(caught.value)
     assert said.startswith(f"{elsewhere / path}: ") and way_out in said
-    assert f'DETECTRON2_DATASETS is "{variable}"' if variable else "DETECTRON2_DATASETS is not set" in said
+    assert (f'DETECTRON2_DATASETS is "{variable}"' if variable else "DETECTRON2_DATASETS is not set") in said
     assert "datasets/" in said  # where more is said, or the script that makes it
+
+
+def test_the_folder_of_all_datasets_may_be_below_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    assert datasets_root() == "/home/somebody/data"
 
 
 def test_the_folder_of_all_datasets_is_that_of_the_environment(tmp_path, monkeypatch):

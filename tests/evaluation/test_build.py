@@ -167,6 +167,13 @@ def test_evaluator_that_is_always_used_warns_when_its_output_is_off(dataset, tmp
     assert "INSTANCE" in caplog.text
 
 
+def test_evaluator_without_its_output_leaves_the_others_alone(dataset, tmp_path, caplog):
+    dataset("ade20k_panoptic_seg")
+    with caplog.at_level(logging.WARNING, logger=build.__name__):
+        assert kinds(build_evaluator(config(tmp_path, "instance panoptic"), NAME)) == [PanopticEvaluator, COCOEvaluator]
+    assert "evaluates semantic segmentation" in caplog.text
+
+
 def instances(label):
     """One instance, exactly the annotated one."""
     mask = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)

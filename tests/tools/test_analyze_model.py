@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+
+from mask2former_ext.analysis import load_model
 
 ROOT = Path(__file__).parents[2]
 COINS = str(ROOT / "configs" / "quickstart" / "maskformer2_R18_coins.yaml")
@@ -53,6 +56,21 @@ def test_a_lazy_config(tool, tmp_path, capsys):
     assert report["parameter"]["modules"]["sem_seg_head.predictor.query_feat"] == 7 * 256
     assert tool.main(["--config-file", "nowhere.py"]) == 1
     assert "config file 'nowhere.py' does not exist" in capsys.readouterr().err
+
+
+def test_weights_are_loaded_or_refused(tool, tmp_path, capsys):
+    model, _ = load_model(COINS)
+    key = "backbone.stem.conv1.weight"
+    weights = model.state_dict() | {key: torch.full_like(model.backbone.stem.conv1.weight, 0.5)}
+    path = tmp_path / "weights.pth"
+    torch.save({"model": weights}, path)
+    assert load_model(COINS, weights=str(path))[0].backbone.stem.conv1.weight.eq(0.5).all()
+    weights["old." + key] = weights.pop(key)
+    torch.save({"model": weights}, path)
+    for file, said in ((path, "does not fit the backbone: 1 of its"), (tmp_path / "no.pth", "does not exist")):
+        assert tool.main(["--config-file", COINS, "--tasks", "parameter", "--weights", str(file)]) == 1
+        error = capsys.readouterr().err
+        assert str(file) in error and said in error
 
 
 def test_structure_alone(tool, capsys):
