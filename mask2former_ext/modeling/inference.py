@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Size = tuple[int, int]
+# Of those that are at full size already: a few, so that what is made of them stays in a processor's cache.
+MASKS_AT_ONCE = 8
 PanopticSegmentation = tuple[Tensor, list[dict[str, Any]]]
 
 
@@ -67,11 +69,17 @@ def run_rules(
     wanted = sorted(set().union(*(rule.queries for rule in rules)))
     for start in range(0, len(wanted), chunk_size):
         queries = wanted[start : start + chunk_size]
-        logits = resize(mask_logits[queries])
+        logits = resize(_select(mask_logits, queries))
         chunk = Chunk(queries, logits, logits.sigmoid())
         for rule in rules:
             rule.add(chunk)
     return [rule.result() for rule in rules]
+
+
+def _select(maps: Tensor, indices: Sequence[int]) -> Tensor:
+    """The maps of ascending ``indices``; where these leave none out, without a copy."""
+    first, last = indices[0], indices[-1]
+    return maps[first : last + 1] if last - first + 1 == len(indices) else maps[indices]
 
 
 def resize_masks(mask_logits: Tensor, padded_size: Size, image_size: Size, output_size: Size) -> Tensor:
@@ -131,7 +139,7 @@ class PanopticRule:
         self._scores = scores
         self.queries: Collection[int] = self._labels.keys()
         self.thing_classes, self.overlap_threshold = thing_classes, overlap_threshold
-        # per pixel the best product so far, and 2·rank + (1 inside that query's own mask), rank among those kept
+        # per pixel the best product so far, and the rank of its query among those kept
         self._best = class_logits.new_full(size, -1.0)
         self._owner = torch.zeros(size, dtype=torch.int32, device=class_logits.device)
         self._areas: list[Tensor] = []
@@ -141,18 +149,19 @@ class PanopticRule:
             if query not in self._labels:
                 continue
             product = probability * self._scores[query]
-            inside = probability >= 0.5
-            code = inside.to(torch.int32) + 2 * len(self._areas)
-            self._owner = torch.where(product > self._best, code, self._owner)
+            self._owner.masked_fill_(product > self._best, len(self._areas))
             torch.maximum(self._best, product, out=self._best)
-            self._areas.append(inside.count_nonzero())
+            # that is probability >= 0.5, exactly, whatever is rounded: a half of the score has the score's digits
+            self._areas.append((product >= 0.5 * self._scores[query]).count_nonzero())
 
     def result(self) -> PanopticSegmentation:
         """int32 H×W segment ids, 0 where there is none, and the list of segments."""
         if not self._areas:
             return self._owner, []
         count = len(self._areas)
-        outside, inside = self._owner.flatten().bincount(minlength=2 * count).view(count, 2).unbind(1)
+        kept_scores = self._scores[list(self._labels)]
+        code = 2 * self._owner + (self._best >= 0.5 * kept_scores[self._owner])  # odd inside the owner's own mask
+        outside, inside = code.flatten().bincount(minlength=2 * count).view(count, 2).unbind(1)
         areas = torch.stack([outside + inside, inside, torch.stack(self._areas)]).tolist()
         # a share of two integers is a Python float, which is float64
         kept = [
@@ -161,7 +170,7 @@ class PanopticRule:
         ]
         ids, segments = _number_segments(list(self._labels.values()), kept, self.thing_classes)
         lookup = torch.tensor([[0, segment_id] for segment_id in ids], dtype=torch.int32, device=self._owner.device)
-        return lookup.flatten()[self._owner], segments
+        return lookup.flatten()[code], segments
 
 
 class InstanceRule:
@@ -289,7 +298,7 @@ def _size_of(maps: Tensor) -> Size:
 
 
 def _apply(rule: Rule, mask_logits: Tensor) -> Any:
-    return run_rules([rule], mask_logits, lambda logits: logits, chunk_size=max(len(rule.queries), 1))[0]
+    return run_rules([rule], mask_logits, lambda logits: logits, MASKS_AT_ONCE)[0]
 
 
 def _number_segments(
