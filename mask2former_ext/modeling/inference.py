@@ -21,6 +21,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..ops.panoptic_merge import is_inside, panoptic_merge
+
 Size = tuple[int, int]
 # Of those that are at full size already: a few, so that what is made of them stays in a processor's cache.
 MASKS_AT_ONCE = 8
@@ -148,11 +150,8 @@ class PanopticRule:
         for query, probability in zip(chunk.queries, chunk.probabilities.detach(), strict=True):
             if query not in self._labels:
                 continue
-            product = probability * self._scores[query]
-            self._owner.masked_fill_(product > self._best, len(self._areas))
-            torch.maximum(self._best, product, out=self._best)
-            # that is probability >= 0.5, exactly, whatever is rounded: a half of the score has the score's digits
-            self._areas.append((product >= 0.5 * self._scores[query]).count_nonzero())
+            score, rank = self._scores[query], len(self._areas)
+            self._areas.append(panoptic_merge(probability, self._best, self._owner, score, rank))
 
     def result(self) -> PanopticSegmentation:
         """int32 H×W segment ids, 0 where there is none, and the list of segments."""
@@ -160,7 +159,7 @@ class PanopticRule:
             return self._owner, []
         count = len(self._areas)
         kept_scores = self._scores[list(self._labels)]
-        code = 2 * self._owner + (self._best >= 0.5 * kept_scores[self._owner])  # odd inside the owner's own mask
+        code = 2 * self._owner + is_inside(self._best, kept_scores[self._owner])  # odd inside the owner's own mask
         outside, inside = code.flatten().bincount(minlength=2 * count).view(count, 2).unbind(1)
         areas = torch.stack([outside + inside, inside, torch.stack(self._areas)]).tolist()
         # a share of two integers is a Python float, which is float64

@@ -41,6 +41,8 @@ TORCH_LIBRARY(mask2former_ext, library) {
   library.def(
       "ms_deform_attn_fused_backward(Tensor grad_output, Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
       "Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits) -> (Tensor, Tensor, Tensor, Tensor)");
+  library.def(
+      "panoptic_merge(Tensor probability, Tensor(a!) best, Tensor(b!) owner, Tensor score, int rank) -> Tensor");
   library.def("build_info() -> str", &mask2former_ext::build_info);
 }
 
