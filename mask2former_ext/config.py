@@ -92,7 +92,7 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     node.TEST.OVERLAP_THRESHOLD = 0.0
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
     # of this package: MiB for full-size masks beside the results, in inference
-    node.TEST.MAX_MEMORY_MB = 128
+    node.TEST.MAX_MEMORY_MB = 64
 
 
 def _add_pixel_decoder_keys(cfg: CfgNode) -> None:

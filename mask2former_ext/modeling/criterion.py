@@ -117,7 +117,9 @@ class SetCriterion(nn.Module):
         names = [suffix.lstrip("_") or "last" for suffix in suffixes]
         assignments = self.matcher(predictions, targets, [own.matching for own in coords], names)
 
-        loss_mask, loss_dice = self._mask_losses(predictions, outputs, assignments, targets, coords)
+        matched = self._matched_masks(predictions, outputs, assignments, coords)
+        del coords  # many candidates, of which a few have been chosen
+        loss_mask, loss_dice = self._mask_losses(predictions, outputs, matched, assignments, targets)
         batch_counts = [len(target) for target in targets] if self._batch_counts is None else self._batch_counts
         num_masks = average_num_masks(batch_counts, device)
         class_weight = self._sum_of_class_weights(batch_counts, num_queries)
@@ -148,40 +150,50 @@ class SetCriterion(nn.Module):
         matched = sum(min(count, num_queries) for count in counts)
         return matched + (len(counts) * num_queries - matched) * self.empty_weight[-1]
 
-    def _mask_losses(
+    def _matched_masks(
         self,
         predictions: Sequence[dict[str, Tensor]],
         outputs: dict[str, Any],
         assignments: Sequence[Tensor],
-        targets: Sequence[Target],
         coords: Sequence[RandomCoords],
-    ) -> tuple[Tensor, Tensor]:
-        """J sums over masks of binary cross entropy and of dice, at mostly uncertain points.
-
-        Zero, yet attached to the predictions, without any mask.
-        """
-        bce = dice = torch.zeros(len(predictions), device=coords[0].candidates.device)
-        if not coords[0].candidates.numel():
-            bce = dice = bce + _attached_zeros(predictions, outputs)
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Per image (J·N)×1×h×w logits of the matched masks, and (J·N)×P×2 mostly uncertain points of theirs."""
+        matched = []
         first = 0
-        for image, ((queries, masks), target) in enumerate(zip(assignments, targets, strict=True)):
-            matched = slice(first, first + queries.shape[1])
-            first = matched.stop
-            if not queries.numel():
-                continue
-            logits = _matched_masks(predictions, outputs, image, queries)[:, None].float()
+        for image, (queries, _) in enumerate(assignments):
+            masks = slice(first, first + queries.shape[1])
+            first = masks.stop
+            logits = _masks_of_queries(predictions, outputs, image, queries)[:, None].float()
             # one prediction at a time: candidates are many, and these temporaries then stay small
             points = torch.cat(
                 [
                     choose_points(
-                        own_logits,
-                        own.candidates[matched],
-                        own.uniform[matched],
-                        self.point_sampling.num_uncertain,
+                        own_logits, own.candidates[masks], own.uniform[masks], self.point_sampling.num_uncertain
                     )
-                    for own_logits, own in zip(logits.chunk(len(coords)), coords, strict=True)
+                    for own_logits, own in zip(logits.unflatten(0, queries.shape), coords, strict=True)
                 ]
             )
+            matched.append((logits, points))
+        return matched
+
+    def _mask_losses(
+        self,
+        predictions: Sequence[dict[str, Tensor]],
+        outputs: dict[str, Any],
+        matched: Sequence[tuple[Tensor, Tensor]],
+        assignments: Sequence[Tensor],
+        targets: Sequence[Target],
+    ) -> tuple[Tensor, Tensor]:
+        """J sums over masks of binary cross entropy and of dice.
+
+        Zero, yet attached to the predictions, without any mask.
+        """
+        bce = dice = torch.zeros(len(predictions), device=outputs["pred_logits"].device)
+        if not any(len(logits) for logits, _ in matched):
+            bce = dice = bce + _attached_zeros(predictions, outputs)
+        for (logits, points), (queries, masks), target in zip(matched, assignments, targets, strict=True):
+            if not len(logits):
+                continue
             predicted = sample_points(logits, points).squeeze(1)
             truth = target.masks[masks.flatten()].sample(points, target.padded_size)
             bce = bce + sigmoid_ce_loss(predicted, truth).view(queries.shape).sum(1)
@@ -197,7 +209,7 @@ def _attached_zeros(predictions: Sequence[dict[str, Tensor]], outputs: dict[str,
     return (embeddings + outputs["mask_features"].sum()).float() * 0.0
 
 
-def _matched_masks(
+def _masks_of_queries(
     predictions: Sequence[dict[str, Tensor]], outputs: dict[str, Any], image: int, queries: Tensor
 ) -> Tensor:
     """(J·N)×h×w mask logits of one image's matched ``queries``, J×N.

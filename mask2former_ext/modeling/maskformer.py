@@ -49,7 +49,7 @@ class MaskFormer(nn.Module):
         panoptic_on: bool,
         instance_on: bool,
         test_topk_per_image: int,
-        max_memory_mb: float = 128,
+        max_memory_mb: float = 64,
         compile: bool = False,
     ) -> None:
         """

@@ -11,8 +11,8 @@ from .extension import uses_compiled
 def panoptic_merge(probability: Tensor, best: Tensor, owner: Tensor, score: Tensor, rank: int) -> Tensor:
     """Offer one mask to every pixel.
 
-    A pixel is taken where class × mask probability is larger than what ``best`` holds. The compiled operator does all in
-    one pass, on the CPU and for float32; plain PyTorch does it elsewhere, with the same bits.
+    A pixel is taken where class × mask probability is larger than what ``best`` holds. The compiled operator does all
+    in one pass, on the CPU and for float32; plain PyTorch does it elsewhere, with the same bits.
 
     Args:
         probability: H×W mask probability of floating point, without gradient.
@@ -35,7 +35,7 @@ def panoptic_merge(probability: Tensor, best: Tensor, owner: Tensor, score: Tens
 def is_inside(product: Tensor, score: Tensor) -> Tensor:
     """Whether mask probabilities are at least 0.5, told from their ``product`` with ``score``.
 
-    That is exact in spite of rounding: half a score is a floating-point number, and of the numbers below 0.5 the largest
-    falls short of it by more than half a unit in the last place of the product.
+    That is exact in spite of rounding: half a score is a floating-point number, and the largest number below 0.5 falls
+    short of 0.5 by so much that its product is more than half a unit in the last place smaller.
     """
     return product >= 0.5 * score

@@ -85,7 +85,7 @@ model = L(MaskFormer)(
     panoptic_on=True,
     instance_on=True,
     test_topk_per_image=100,
-    max_memory_mb=128,
+    max_memory_mb=64,
     compile=False,
 )
 

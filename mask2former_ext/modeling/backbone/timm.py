@@ -46,7 +46,7 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """B×in_channels×H×W normalised images to name → B×C×H/stride×W/stride."""
-        maps = self.body(images)
+        maps = _run(self.body, images)
         if self.channels_last:
             maps = [x.permute(0, 3, 1, 2) for x in maps]
         return dict(zip(self._out_features, maps, strict=True))
@@ -80,7 +80,18 @@ class TimmPlainBackbone(Backbone):
         if self.patch_size != self.stride:
             size = [length // self.stride * self.patch_size for length in images.shape[-2:]]
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-        return dict(zip(self._out_features, self.pyramid(self.body(images)[0]), strict=True))
+        return dict(zip(self._out_features, self.pyramid(_run(self.body, images)[0]), strict=True))
+
+
+def _run(body: nn.Module, images: Tensor) -> list[Tensor]:
+    try:
+        return body(images)
+    except AssertionError as error:  # timm's way to say that a model was made for images of another size
+        raise ValueError(
+            f"The timm model of MODEL.TIMM.NAME does not take images of {images.shape[-2]}×{images.shape[-1]} pixels: "
+            f"{error} Choose a model that takes any size, or give its size and images of that size alone: "
+            "MODEL: {TIMM: {KWARGS: {img_size: …}}} in a YAML file."
+        ) from error
 
 
 def _feature_info(body: nn.Module) -> Any:
@@ -125,7 +136,20 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         )
     deepest = dict(zip(strides, indices, strict=True))
     chosen = tuple(deepest[STRIDES[name]] for name in names)
-    return TimmBackbone(_create_body(cfg, in_channels, pretrained=node.PRETRAINED, out_indices=chosen), names)
+    flexible = {"strict_img_size": False} if _takes(cfg, in_channels, strict_img_size=False) else {}
+    return TimmBackbone(
+        _create_body(cfg, in_channels, pretrained=node.PRETRAINED, out_indices=chosen, **flexible), names
+    )
+
+
+def _takes(cfg: CfgNode, in_channels: int, **arguments: Any) -> bool:
+    """Whether the model has such arguments, as Swin Transformers have one to take images of any size."""
+    try:
+        with torch.device("meta"):
+            _create_body(cfg, in_channels, pretrained=False, **arguments)
+    except ValueError:
+        return False
+    return True
 
 
 def _create_body(cfg: CfgNode, in_channels: int, **arguments: Any) -> nn.Module:

@@ -99,6 +99,19 @@ def test_keys_of_a_yaml_file_reach_timm(tmp_path, tiny_cfg):
     assert all(torch.equal(value, weights[key]) for key, value in loaded.items())
 
 
+def test_swin_transformers_take_images_of_any_size(build):
+    small = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+    backbone = build("swin_tiny_patch4_window7_224", **small)
+    for height, width in ((64, 96), (96, 64)):
+        assert backbone(torch.randn(1, 3, height, width))["res3"].shape == (1, 32, height // 8, width // 8)
+
+
+def test_models_of_one_image_size_say_so(build):
+    backbone = build("beit_base_patch16_224", embed_dim=32, depth=4, num_heads=2)
+    with pytest.raises(ValueError, match=r"does not take images of 64×96 pixels: .*img_size"):
+        backbone(torch.randn(1, 3, 64, 96))
+
+
 def test_images_of_other_channel_counts(tiny_cfg, build):
     tiny_cfg.MODEL.PIXEL_MEAN, tiny_cfg.MODEL.PIXEL_STD = [100.0], [50.0]
     assert build("test_convnext")(torch.randn(1, 1, 32, 32))["res5"].shape == (1, 64, 1, 1)
