@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.linear import linear
+
 
 class Attention(nn.Module):
     """Multi-head attention; a mask holds for all heads."""
@@ -35,7 +37,7 @@ class Attention(nn.Module):
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         inputs = zip((query, key, value), weights, biases, strict=True)
-        q, k, v = (self._split_heads(F.linear(x, weight, bias)) for x, weight, bias in inputs)
+        q, k, v = (self._split_heads(linear(x, weight, bias)) for x, weight, bias in inputs)
         mask = None if allowed is None else allowed[:, None]
         return self.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
 

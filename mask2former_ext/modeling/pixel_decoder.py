@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops import MSDeformAttn
+from ..ops.linear import Linear
 from .parts import in_parts
 from .position_encoding import ENCODINGS_KEPT, PositionEmbeddingSine, remember
 
@@ -35,9 +36,9 @@ class MSDeformAttnEncoderLayer(nn.Module):
         self.self_attn = MSDeformAttn(dim, levels, heads, points)
         self.dropout1 = nn.Dropout(dropout)
         self.norm1 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear1 = Linear(dim, feedforward_dim)
         self.dropout2 = nn.Dropout(dropout)
-        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.linear2 = Linear(feedforward_dim, dim)
         self.dropout3 = nn.Dropout(dropout)
         self.norm2 = nn.LayerNorm(dim)
         nn.init.xavier_uniform_(self.linear1.weight)

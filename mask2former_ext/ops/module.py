@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .extension import uses_fused
 from .functional import ms_deform_attn
+from .linear import Linear
 
 
 class MSDeformAttn(nn.Module):
@@ -29,10 +30,10 @@ class MSDeformAttn(nn.Module):
         if d_model % n_heads:
             raise ValueError(f"MSDeformAttn: d_model {d_model} is not divisible by n_heads {n_heads}.")
         self.d_model, self.n_levels, self.n_heads, self.n_points = (d_model, n_levels, n_heads, n_points)
-        self.sampling_offsets = nn.Linear(d_model, n_heads * n_levels * n_points * 2)
-        self.attention_weights = nn.Linear(d_model, n_heads * n_levels * n_points)
-        self.value_proj = nn.Linear(d_model, d_model)
-        self.output_proj = nn.Linear(d_model, d_model)
+        self.sampling_offsets = Linear(d_model, n_heads * n_levels * n_points * 2)
+        self.attention_weights = Linear(d_model, n_heads * n_levels * n_points)
+        self.value_proj = Linear(d_model, d_model)
+        self.output_proj = Linear(d_model, d_model)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...ops.linear import Linear
+
 
 def relative_position_index(window_size: int) -> Tensor:
     """N×N int64: for query pixel i and key pixel j of a window, the row of the bias table that their offset owns.
@@ -53,8 +55,8 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window_size))
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, blocked: Tensor | None = None) -> Tensor:
