@@ -107,9 +107,9 @@ def training_sample(height, width):
 
 
 @pytest.mark.usefixtures("backend")
-def test_the_real_compiler_gives_the_same_results_and_gradients(monkeypatch):
+@torch._inductor.config.patch(compile_threads=1)
+def test_the_real_compiler_gives_the_same_results_and_gradients():
     """Of one layer, with the deformable attention: all parts would take minutes."""
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
     layer = MSDeformAttnEncoderLayer(dim=16, feedforward_dim=32, dropout=0.0, levels=2, heads=2, points=2)
     nn.init.normal_(layer.self_attn.sampling_offsets.weight)
     nn.init.normal_(layer.self_attn.attention_weights.weight)
@@ -203,9 +203,9 @@ def test_errors_of_the_model_stay_what_they_are(backend, caplog):
     assert counter.frame_count == 1
 
 
-def test_compiling_anew_without_end_is_an_error_in_the_log(backend, caplog, monkeypatch):
+@torch._dynamo.config.patch(allow_unspec_int_on_nn_module=False)
+def test_compiling_anew_without_end_is_an_error_in_the_log(backend, caplog):
     counter = backend("eager")
-    monkeypatch.setattr(torch._dynamo.config, "allow_unspec_int_on_nn_module", False)
     limit = torch._dynamo.config.recompile_limit
     model = Selective()
     for model.step in range(limit + 3):
