@@ -22,7 +22,9 @@ def keeps_account():
 
 MEASURE = """
 import torch
-from mask2former_ext.benchmark.memory import peak_growth
+from mask2former_ext.benchmark.memory import peak_growth, return_large_blocks_at_once
+
+return_large_blocks_at_once()
 
 def ones(megabytes):
     return torch.ones(megabytes * 10**6 // 4)
@@ -34,7 +36,9 @@ for call in (
     lambda: (ones(40).sum(), ones(40).sum()),
     lambda: None,
 ):
-    print(peak_growth(call, torch.device("cpu")))
+    # a kernel that is late in taking freed memory off its account makes a peak too high, never too low
+    growths = [peak_growth(call, torch.device("cpu")) for _ in range(3)]
+    print(None if None in growths else min(growths))
 """
 
 
@@ -51,8 +55,11 @@ def test_the_highest_of_what_is_held_at_one_time():
 def test_memory_that_was_free_in_the_process_counts():
     small = [torch.ones(25_000) for _ in range(400)]  # 100 kB each: of the heap, not mapped one by one
     del small[:-1]
-    growth = peak_growth(lambda: [torch.ones(25_000) for _ in range(300)], CPU)
-    assert growth == pytest.approx(30 * MEGABYTE, abs=3 * MEGABYTE) if keeps_account() else growth is None
+    growths = [peak_growth(lambda: [torch.ones(25_000) for _ in range(300)], CPU) for _ in range(3)]
+    if keeps_account():
+        assert min(growths) == pytest.approx(30 * MEGABYTE, abs=3 * MEGABYTE)
+    else:
+        assert growths == [None] * 3
 
 
 def test_a_system_that_keeps_no_account(monkeypatch, tmp_path):
