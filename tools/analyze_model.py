@@ -12,7 +12,7 @@ from torch.jit import TracerWarning
 
 import mask2former_ext  # noqa: F401  (registers the models)
 from mask2former_ext.analysis import TASKS, analyze_model, format_statistics, load_model, report_of
-from mask2former_ext.benchmark.reports import write_json
+from mask2former_ext.files import write_json
 
 EPILOG = """
 flop counts multiply-adds of one image, each as one, as fvcore does and as published figures are: of the whole model,
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.config_file}, an image of {size[0]}×{size[1]} (height × width)\n")
         print(format_statistics(counts, options.depth), end="")
     if options.json:
-        write_json(options.json, {"config": options.config_file, "size": size, **report_of(counts)})
+        write_json(options.json, {"config": options.config_file, "size": size, **report_of(counts)}, indent=2)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import sys
 from mask2former_ext.benchmark.command_data import add_data_command
 from mask2former_ext.benchmark.command_model import add_infer_command, add_train_command
 from mask2former_ext.benchmark.command_op import add_op_command
-from mask2former_ext.benchmark.reports import write_json
+from mask2former_ext.files import write_json
 
 SUBCOMMANDS = (add_op_command, add_data_command, add_infer_command, add_train_command)
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(options.show(report), end="")
     if options.json:
-        write_json(options.json, report)
+        write_json(options.json, report, indent=2)
     wrong = options.wrong(report)
     for failure in wrong:
         print(f"WRONG  {failure}", file=sys.stderr)

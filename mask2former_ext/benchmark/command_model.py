@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..files import write_text
 from . import infer, train
 from .command_line import Report, Subcommands, add_subcommand, device, positive, repeats
 from .infer import PARTS, InferOptions, run_infer_benchmark
@@ -12,7 +13,6 @@ from .model_measure import Effort
 from .model_reports import wrong_rows
 from .model_variants import PEERS
 from .models import PRECISIONS, TASKS, Work
-from .reports import write_text
 from .train import TrainOptions, run_train_benchmark
 
 COCO = "configs/coco"

@@ -6,7 +6,6 @@ finds by their suffix (``matching_heuristics``), NumPy arrays as values, no clas
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+from ..files import whole_file
 
 # What holds the weights in files that hold more than them.
 WRAPPERS = ("model", "state_dict")
@@ -90,13 +91,8 @@ def save_backbone(weights: Mapping[str, Tensor], path: str | Path) -> None:
         "__author__": "third_party",
         "matching_heuristics": True,
     }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            pickle.dump(content, file)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
+        pickle.dump(content, file)
 
 
 def convert_file(source: str | Path, target: str | Path, convert: Callable[..., dict[str, Tensor]]) -> str:

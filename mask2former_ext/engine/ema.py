@@ -16,6 +16,8 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..files import whole_file
+
 logger = logging.getLogger(__name__)
 
 # Entry of checkpoint files, beside Detectron2's "model" and "trainer".
@@ -125,8 +127,8 @@ class WeightAverageHook(HookBase):
         if self.trainer.iter + 1 < self.trainer.max_iter or not comm.is_main_process():
             return
         path = os.path.join(self.output_dir, FINAL_MODEL)
-        torch.save({"model": self.average.model.state_dict() | self.average.weights}, f"{path}.part")
-        os.replace(f"{path}.part", path)
+        with whole_file(path) as unfinished:
+            torch.save({"model": self.average.model.state_dict() | self.average.weights}, unfinished)
         logger.info("The averaged weights alone, as a model of their own, are in %s", path)
 
 

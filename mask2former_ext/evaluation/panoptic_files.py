@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from ..data.reading import id_to_rgb
+from ..files import write_json
 
 
 class PredictionWriter:
@@ -60,7 +60,4 @@ class PredictionWriter:
             return
         shutil.rmtree(self._partial_folder, ignore_errors=True)
         content = {**description, "annotations": [annotation for part in gathered for annotation in part]}
-        partial_file = self._json_file + ".partial"
-        with open(partial_file, "w") as file:
-            json.dump(content, file)
-        os.replace(partial_file, self._json_file)
+        write_json(self._json_file, content)

@@ -1,4 +1,4 @@
-"""What the scripts that prepare datasets share: options, several processes, whole files only, going on after a stop."""
+"""What the scripts that prepare datasets share: options, several processes, going on after a stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ...files import whole_file, write_json
 from .loading import datasets_root
 
 Item = TypeVar("Item")
@@ -47,17 +47,6 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give the path of a temporary file beside ``path`` that takes its place when the block ends without an error."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def save_png(path: Path, array: np.ndarray) -> None:
     """Write a uint8 image [H, W] or [H, W, 3] as PNG, whole or not at all.
 
@@ -78,12 +67,6 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.link(source.resolve(), unfinished)
         except OSError:
             shutil.copyfile(source, unfinished)
-
-
-def save_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content), encoding="utf-8")
 
 
 def process(
@@ -172,7 +155,7 @@ def make_annotations(
         return
     journal = target.with_suffix(".unfinished")
     records = process_with_journal(work, items, journal, is_there=is_there, workers=workers, description=description)
-    save_json(target, compose(records))
+    write_json(target, compose(records))
     journal.unlink()
 
 
