@@ -94,8 +94,9 @@ def process(
                 f"{description}: a process died, for want of memory or of a broken file. Run this again, it goes on"
                 " from here: with fewer --workers for the first, and with --workers 1 to see which file it is."
             ) from error
-        finally:
+        except BaseException:  # also where the caller takes no more results
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _end_with_parent() -> None:
