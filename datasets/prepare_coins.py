@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     root = parser.parse_args(arguments).root
     try:
         written = prepare(root)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{root / 'coins'}: {'written' if written else 'already there'}, {NUM_COINS} coins.")

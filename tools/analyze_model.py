@@ -55,7 +55,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of the image, in pixels (default: a square of INPUT.MIN_SIZE_TEST, which is the published 512×512 or "
         "640×640 for ADE20K)",
     )
-    parser.add_argument("--depth", type=int, default=2, help="modules to show, in steps from the root (default: 2)")
+    parser.add_argument(
+        "--depth", type=positive, default=2, help="modules to show, in steps from the root (default: 2)"
+    )
     parser.add_argument("--weights", default="", metavar="FILE", help="weights to load; they cost time, not figures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all counts of all modules there")
     parser.add_argument(

@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("mask2former_ext.benchmark").setLevel(logging.INFO)
     try:
         report = options.run(options)
-    except (FileNotFoundError, ValueError) as error:
+        print(options.show(report), end="")
+        if options.json:
+            write_json(options.json, report, indent=2)
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(options.show(report), end="")
-    if options.json:
-        write_json(options.json, report, indent=2)
     wrong = options.wrong(report)
     for failure in wrong:
         print(f"WRONG  {failure}", file=sys.stderr)

@@ -151,7 +151,11 @@ def install(sdist: Path | None) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python tools/install_detectron2.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--sdist", type=Path, help=f"use this {SDIST_NAME}-{VERSION}.tar.gz instead of downloading it")
     arguments = parser.parse_args()
     try:

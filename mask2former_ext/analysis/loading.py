@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Sequence
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -12,6 +13,7 @@ from torch import nn
 
 from ..checkpoint import Checkpointer
 from ..config import load_config
+from ..engine.checks import check_device
 from ..modeling import MaskFormer
 
 
@@ -39,18 +41,44 @@ def load_model(config_file: str, opts: Sequence[str] = (), weights: str = "") ->
         model, size = _load_lazy(config_file, opts)
     else:
         cfg = load_config(config_file, ["MODEL.DEVICE", "cpu", *opts])
+        check_device(cfg)
         if not weights:
             cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-        model, size = build_model(cfg), input_size(cfg)
+        model, size = _build(cfg, config_file), input_size(cfg)
     if weights:
-        checkpointer = Checkpointer if isinstance(model, MaskFormer) else DetectionCheckpointer
-        checkpointer(model).load(weights)
+        _load_weights(model, weights)
     return model, size
+
+
+def _build(cfg: CfgNode, config_file: str) -> nn.Module:
+    try:
+        return build_model(cfg)
+    except KeyError as error:  # of Detectron2's registries
+        raise ValueError(f"config file '{config_file}', with its overrides: {error.args[0]}") from error
+
+
+def _load_weights(model: nn.Module, weights: str) -> None:
+    if isinstance(model, MaskFormer):
+        Checkpointer(model).load(weights)
+        return
+    if "://" not in weights and not os.path.isfile(weights):
+        raise FileNotFoundError(f"file '{weights}' of weights does not exist (looked in '{os.getcwd()}').")
+    try:
+        DetectionCheckpointer(model).load(weights)
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"file '{weights}' holds no weights, or is damaged: get or write it again.") from error
 
 
 def _load_lazy(config_file: str, opts: Sequence[str]) -> tuple[nn.Module, tuple[int, int]]:
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"config file '{config_file}' does not exist (looked in '{os.getcwd()}').")
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
-    side = cfg.dataloader.test.mapper.augmentations[0].short_edge_length
-    return instantiate(cfg.model), (side, side)
+    try:
+        cfg = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
+        side = cfg.dataloader.test.mapper.augmentations[0].short_edge_length
+        return instantiate(cfg.model), (side, side)
+    except Exception as error:  # Python, OmegaConf and Hydra raise many kinds here; all of them mean a bad file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"LazyConfig '{config_file}' with overrides {list(opts)}: {reason}. It needs model and dataloader, and "
+            "overrides are KEY=VALUE, for example: model.num_queries=50"
+        ) from error

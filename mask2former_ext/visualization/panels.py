@@ -13,6 +13,7 @@ import torch
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import TABLEAU_COLORS, to_rgb
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
 from torch.nn import functional as F
 
 Colour = tuple[float, float, float]
@@ -34,11 +35,13 @@ class Segment:
         mask: bool array H x W.
         label: the text that is written on the segment.
         is_thing: things get a colour each and a label; stuff shares one muted colour.
+        colour: stuff that has one is drawn in it, with its label; things do not need one.
     """
 
     mask: np.ndarray
     label: str
     is_thing: bool = True
+    colour: Colour | None = None
 
 
 def draw_segments(
@@ -62,8 +65,7 @@ def draw_segments(
     things = [segment for segment in segments if segment.is_thing]
     for segment in segments:
         if not segment.is_thing and segment.mask.any():
-            mask = _enlarge(segment.mask, scale)
-            visualizer.draw_binary_mask(mask, color=_STUFF_COLOUR, alpha=_STUFF_ALPHA, area_threshold=0)
+            _draw_stuff(visualizer, segment, _enlarge(segment.mask, scale))
     if things:
         reference = [segment for segment in like if segment.is_thing] or things
         visualizer.overlay_instances(
@@ -93,6 +95,23 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
         pen.text((x, y + _CAPTION_HEIGHT // 2), caption, fill="black", font=font, anchor="lm")
         sheet.paste(Image.fromarray(picture), (x, y + _CAPTION_HEIGHT))
     return sheet
+
+
+def _draw_stuff(visualizer: Visualizer, segment: Segment, mask: np.ndarray) -> None:
+    """Draw a segment whose enlarged ``mask`` is given; a label stands where there is most room."""
+    if segment.colour is None:
+        visualizer.draw_binary_mask(mask, color=_STUFF_COLOUR, alpha=_STUFF_ALPHA, area_threshold=0)
+        return
+    visualizer.draw_binary_mask(mask, color=segment.colour, alpha=_THING_ALPHA, area_threshold=0)
+    visualizer.draw_text(segment.label, _deep_inside(mask), color="white")
+
+
+def _deep_inside(mask: np.ndarray) -> tuple[int, int]:
+    """(x, y) of a point of a mask H x W, not empty: far from its border, in the middle of such points."""
+    depths = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.nonzero(depths > 0.95 * depths.max())
+    middle = np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
+    return int(x[middle]), int(y[middle])
 
 
 def _enlarge(mask: np.ndarray, scale: int) -> np.ndarray:

@@ -157,6 +157,12 @@ def test_a_failure_on_the_way_leaves_nothing(prepare_coins, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_said(prepare_coins, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert prepare_coins.main(["--root", str(tmp_path / "file")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+
+
 def test_help_shows_an_example(prepare_coins, capsys):
     with pytest.raises(SystemExit) as stop:
         prepare_coins.main(["--help"])

@@ -73,6 +73,51 @@ def test_weights_are_loaded_or_refused(tool, tmp_path, capsys):
         assert str(file) in error and said in error
 
 
+def test_weights_of_other_models_are_loaded_or_refused(tool, tmp_path, capsys):
+    model, _ = load_model(COINS_MASK_RCNN)
+    path = tmp_path / "weights.pth"
+    model.backbone.bottom_up.stem.conv1.weight.data.fill_(0.5)
+    torch.save({"model": model.state_dict()}, path)
+    loaded, _ = load_model(COINS_MASK_RCNN, weights=str(path))
+    assert loaded.backbone.bottom_up.stem.conv1.weight.eq(0.5).all()
+    path.write_bytes(b"nothing")
+    for file, said in ((path, "holds no weights"), (tmp_path / "no.pth", "does not exist")):
+        assert tool.main(["--config-file", COINS_MASK_RCNN, "--weights", str(file)]) == 1
+        error = capsys.readouterr().err
+        assert str(file) in error and said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "said"),
+    [
+        ("this is no Python", [], "syntax error"),
+        ("model = 1", [], "Missing key dataloader"),
+        (None, ["model.nothing=1"], "unexpected keyword argument 'nothing'"),
+        (None, ["nothing"], "Error parsing override 'nothing'"),
+    ],
+)
+def test_bad_lazy_configs_are_said(tool, tmp_path, capsys, content, overrides, said):
+    path = ROOT / "configs" / "lazy" / "coco" / "instance-segmentation" / "maskformer2_R50_bs16_50ep.py"
+    if content is not None:
+        path = tmp_path / "config.py"
+        path.write_text(content)
+    assert tool.main(["--config-file", str(path), "--tasks", "parameter", "--", *overrides]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"analyze_model.py: LazyConfig '{path}'") and said in error and error.count("\n") == 1
+
+
+def test_names_that_nothing_registers_are_said(tool, capsys):
+    for key in ("MODEL.BACKBONE.NAME", "MODEL.META_ARCHITECTURE"):
+        assert tool.main(["--config-file", COINS, "--tasks", "parameter", "--", key, "nobody"]) == 1
+        assert "No object named 'nobody' found" in capsys.readouterr().err
+
+
+def test_a_missing_gpu_is_said(tool, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert tool.main(["--config-file", COINS, "--tasks", "parameter", "--", "MODEL.DEVICE", "cuda"]) == 1
+    assert "finds no CUDA device" in capsys.readouterr().err
+
+
 def test_structure_alone(tool, capsys):
     assert tool.main(["--config-file", COINS, "--tasks", "structure"]) == 0
     out = capsys.readouterr().out
@@ -84,6 +129,9 @@ def test_errors_are_said(tool, capsys):
     assert "analyze_model.py: config file 'nowhere.yaml' does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit) as exit_:
         tool.main(["--config-file", COINS, "--size", "0", "4"])
+    assert exit_.value.code == 2
+    with pytest.raises(SystemExit) as exit_:
+        tool.main(["--config-file", COINS, "--depth", "-1"])
     assert exit_.value.code == 2
 
 

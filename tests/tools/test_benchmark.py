@@ -107,6 +107,12 @@ def test_help_has_an_example(tool, capsys):
         assert f"example: python tools/benchmark.py {command}" in capsys.readouterr().out
 
 
+def test_a_report_that_cannot_be_written_is_said(tool, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert tool.main([*SMALL, "--json", str(tmp_path / "file" / "op.json")]) == 1
+    assert f"error: [Errno 17] File exists: '{tmp_path / 'file'}'" in capsys.readouterr().err
+
+
 def test_a_wrong_answer_fails(tool, monkeypatch, capsys):
     monkeypatch.setattr("mask2former_ext.benchmark.op.ERROR_LIMITS", dict.fromkeys([torch.float32], 0.0))
     assert tool.main(SMALL) == 1

@@ -61,6 +61,14 @@ def test_an_unusable_detectron2_is_named_with_the_way_out(tmp_path, source, caus
     assert "pip uninstall detectron2" in result.stdout
 
 
+def test_help_has_an_example(monkeypatch, capsys, installer):
+    monkeypatch.setattr(sys, "argv", ["install_detectron2.py", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        installer.main()
+    assert exit_.value.code == 0
+    assert "example: python tools/install_detectron2.py" in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils")  # a search for pip sets it off
 def test_another_file_than_the_known_sdist_is_refused(tmp_path, monkeypatch, capsys, installer):
     archive = tmp_path / "pb1-detectron2-0.6.tar.gz"

@@ -97,3 +97,14 @@ def test_panels_stand_beside_the_longer_side(size):
     assert (stacked, beside) == (width > height, height > width)
     for grey in (10, 20):
         assert (sheet == grey).all(axis=2).sum() >= height * width
+
+
+def test_stuff_with_a_colour_is_drawn_in_it_with_its_label(photo):
+    mask = np.ones((24, 36), dtype=bool)
+    mask[:, 18:] = False
+    picture = draw_segments(photo, [Segment(mask, "background", False, (1.0, 0.0, 0.0))], scale=8)
+    red, green, blue = colour_at(picture, 20, 20)
+    assert red > 170 and green == blue < 90
+    assert colour_at(picture, 20, 8 * 30) == (128, 128, 128)
+    y, x = np.nonzero((picture < 60).all(axis=2))  # the label's box
+    assert len(y) > 100 and 84 < y.mean() < 120 and 62 < x.mean() < 82
