@@ -17,12 +17,15 @@ HEADLINE_METRICS = (
     ("panoptic_seg", "PQ"),
     ("panoptic_seg", "PQ_th"),
     ("panoptic_seg", "PQ_st"),
+    ("boundary_panoptic_seg", "PQ"),
     ("segm", "AP"),
     ("segm", "AP50"),
+    ("boundary_segm", "AP"),
     ("bbox", "AP"),
     ("keypoints", "AP"),
     ("sem_seg", "mIoU"),
     ("sem_seg", "IoU"),
+    ("boundary_sem_seg", "mIoU"),
 )
 
 Results = Mapping[str, Any]

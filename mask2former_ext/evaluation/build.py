@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from detectron2.config import CfgNode
@@ -22,6 +22,8 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 
 from ..config import is_maskformer
+from .boundary_instance import BoundaryCOCOEvaluator
+from .boundary_semantic import BoundarySemSegEvaluator
 from .instance import ThingInstanceEvaluator
 from .packages import prepare_package
 from .panoptic import PanopticEvaluator
@@ -38,14 +40,25 @@ def _semantic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
 
 
 def _panoptic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
-    return PanopticEvaluator(name, output_dir=output_dir)
+    return PanopticEvaluator(name, output_dir=output_dir, boundary_dilation_ratio=_boundary_dilation_ratio(cfg))
 
 
 def _instance(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
     ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
     numbered_from_zero = ids is None or sorted(ids.values()) == list(range(len(ids)))
-    evaluator = COCOEvaluator if numbered_from_zero else ThingInstanceEvaluator
-    return evaluator(name, tasks=_coco_tasks(cfg), output_dir=output_dir)
+    dilation_ratio = _boundary_dilation_ratio(cfg)
+    if numbered_from_zero and dilation_ratio is None:
+        return COCOEvaluator(name, tasks=_coco_tasks(cfg), output_dir=output_dir)
+    evaluator = BoundaryCOCOEvaluator if numbered_from_zero else ThingInstanceEvaluator
+    return evaluator(name, _coco_tasks(cfg), output_dir, boundary_dilation_ratio=dilation_ratio)
+
+
+def _boundary_dilation_ratio(cfg: CfgNode) -> float | None:
+    return cfg.TEST.BOUNDARY.DILATION_RATIO if cfg.TEST.BOUNDARY.ENABLED else None
+
+
+def _boundary_semantic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    return BoundarySemSegEvaluator(name, dilation_ratio=cfg.TEST.BOUNDARY.DILATION_RATIO)
 
 
 def _coco_tasks(cfg: CfgNode) -> tuple[str, ...] | None:
@@ -82,6 +95,8 @@ def _cityscapes_instance(cfg: CfgNode, name: str, output_dir: str) -> DatasetEva
 
 # Detectron2's evaluators that write predictions to a temporary folder, for the first process to read.
 ON_ONE_MACHINE = frozenset({_cityscapes_semantic, _cityscapes_instance})
+# Those that TEST.BOUNDARY adds nothing to.
+WITHOUT_BOUNDARIES = frozenset({_lvis, _pascal_voc, _cityscapes_instance})
 
 
 class Row(NamedTuple):
@@ -144,8 +159,9 @@ def evaluator_factories(cfg: CfgNode, dataset_name: str) -> list[Factory]:
     """Choose what makes the dataset's evaluators, without reading its files.
 
     Raises:
-        ValueError: the evaluator type is none of :data:`EVALUATORS`, the model has no output to evaluate, or the
-            evaluator does not work on several machines, of which there are several.
+        ValueError: the evaluator type is none of :data:`EVALUATORS`, the model has no output to evaluate, the evaluator
+            does not work on several machines, of which there are several, or TEST.BOUNDARY.DILATION_RATIO is not
+            above 0.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in EVALUATORS:
@@ -176,7 +192,24 @@ def evaluator_factories(cfg: CfgNode, dataset_name: str) -> list[Factory]:
             "reads the predictions of all processes from one temporary folder. Append DATASETS.TEST '()' here, and "
             "evaluate checkpoints by --eval-only without --num-machines."
         )
-    return factories
+    return factories + _boundary_factories(cfg, dataset_name, chosen)
+
+
+def _boundary_factories(cfg: CfgNode, dataset_name: str, rows: Sequence[Row]) -> list[Factory]:
+    """Further factories for ``TEST.BOUNDARY``: boundary mIoU; boundary AP and PQ come from the evaluators there are."""
+    if not cfg.TEST.BOUNDARY.ENABLED:
+        return []
+    if not cfg.TEST.BOUNDARY.DILATION_RATIO > 0:
+        raise ValueError(
+            f"TEST.BOUNDARY.DILATION_RATIO is {cfg.TEST.BOUNDARY.DILATION_RATIO}, but must be above 0: it is the width "
+            "of boundaries as a share of the image's diagonal (0.02 in the paper)."
+        )
+    without = [row.output for row in rows if row.factory in WITHOUT_BOUNDARIES]
+    if without:
+        logger.warning(
+            "TEST.BOUNDARY has no effect on the %s evaluation of dataset '%s'.", " and ".join(without), dataset_name
+        )
+    return [_boundary_semantic for row in rows if row.output == "semantic"]
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> DatasetEvaluator:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -13,28 +11,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
-from ..data.datasets import check_panoptic_metadata
-from ..data.reading import read_image_file, rgb_to_id
+from .boundary_panoptic import limit_to_boundaries
 from .panoptic_files import PredictionWriter
 from .panoptic_quality import (
     PanopticCounts,
     PanopticQuality,
     SegmentMismatchError,
-    Segments,
     average_quality,
     count_matches,
-    overlap_areas,
+    matchable_iou,
+    overlaps_of_indices,
+    segment_index,
 )
+from .panoptic_truth import PanopticTruth
 
 logger = logging.getLogger(__name__)
 
 Prediction = tuple[torch.Tensor, "Sequence[Mapping[str, Any]] | None"]
+RESULT, BOUNDARY_RESULT = "panoptic_seg", "boundary_panoptic_seg"
 
 
 class PanopticEvaluator(DatasetEvaluator):
@@ -48,31 +46,27 @@ class PanopticEvaluator(DatasetEvaluator):
     Nothing is kept per image. With an output folder the predictions are also written there in the COCO format.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+    def __init__(
+        self, dataset_name: str, output_dir: str | None = None, *, boundary_dilation_ratio: float | None = None
+    ) -> None:
         """Read the dataset's panoptic JSON.
 
         Args:
             dataset_name: a registered dataset; its metadata names the panoptic JSON, the folder of PNGs and categories.
             output_dir: where ``predictions.json`` and ``predictions/*.png`` go; None to write nothing.
+            boundary_dilation_ratio: when given, results have Boundary PQ too, see :func:`boundary_distance`.
 
         Raises:
-            ValueError: the metadata lacks keys, or an annotation has a category that the JSON does not list.
+            ValueError: the metadata lacks keys.
         """
-        check_panoptic_metadata(dataset_name)
-        self._metadata = MetadataCatalog.get(dataset_name)
-        self._thing_ids = {v: k for k, v in self._metadata.thing_dataset_id_to_contiguous_id.items()}
-        self._stuff_ids = {v: k for k, v in self._metadata.stuff_dataset_id_to_contiguous_id.items()}
-        with PathManager.open(self._metadata.panoptic_json) as file:
-            ground_truth = json.load(file)
-        self._description = {key: ground_truth[key] for key in ("images", "categories")}
-        self._annotations = {annotation["image_id"]: annotation for annotation in ground_truth["annotations"]}
-        self._category_index = {category["id"]: i for i, category in enumerate(ground_truth["categories"])}
-        self._is_thing = np.array([bool(category["isthing"]) for category in ground_truth["categories"]])
+        self._truth = PanopticTruth(dataset_name)
+        self._boundary_dilation_ratio = boundary_dilation_ratio
         self._writer = PredictionWriter(output_dir) if output_dir else None
         self.reset()
 
     def reset(self) -> None:
-        self._counts = PanopticCounts.zeros(len(self._category_index))
+        results = [RESULT] if self._boundary_dilation_ratio is None else [RESULT, BOUNDARY_RESULT]
+        self._counts = {result: PanopticCounts.zeros(len(self._truth.is_thing)) for result in results}
         self._images = 0
         self._wrong_areas = 0
         if self._writer:
@@ -93,119 +87,90 @@ class PanopticEvaluator(DatasetEvaluator):
             self._process_image(input_["image_id"], output["panoptic_seg"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Merge the workers' counts; the main process returns ``{"panoptic_seg": figures in percent}``, others None."""
+        """Merge the workers' counts.
+
+        Returns:
+            On the main process ``{"panoptic_seg": figures in percent}``, with boundaries also
+            ``"boundary_panoptic_seg"``; None on the others.
+        """
         comm.synchronize()
         if self._writer:
-            self._writer.publish(self._description)
-        gathered = comm.gather((self._counts, self._images, self._wrong_areas))
+            self._writer.publish(self._truth.description)
+        gathered = comm.gather((*self._counts.values(), self._images, self._wrong_areas))
         if not comm.is_main_process():
             return None
-        counts, images, wrong_areas = (reduce(add, part) for part in zip(*gathered, strict=True))
-        if images != len(self._annotations):
+        *counts, images, wrong_areas = (reduce(add, part) for part in zip(*gathered, strict=True))
+        if images != len(self._truth):
             logger.warning(
-                "%d images were evaluated, but %s describes %d.",
-                images,
-                self._metadata.panoptic_json,
-                len(self._annotations),
+                "%d images were evaluated, but %s describes %d.", images, self._truth.json_file, len(self._truth)
             )
         if wrong_areas:
             logger.warning(
                 "%d segments of %s state an area that is not the number of their pixels. As in the COCO reference, IoU "
-                "uses the stated one; correct the JSON.", wrong_areas, self._metadata.panoptic_json
+                "uses the stated one; correct the JSON.", wrong_areas, self._truth.json_file
             )  # fmt: skip
-        groups = {
-            "All": average_quality(counts),
-            "Things": average_quality(counts, self._is_thing),
-            "Stuff": average_quality(counts, ~self._is_thing),
-        }
-        logger.info("Panoptic quality:\n%s", _table(groups))
-        return OrderedDict(panoptic_seg=_figures(groups))
+        return OrderedDict((name, self._figures(name, of)) for name, of in zip(self._counts, counts, strict=True))
+
+    def _figures(self, name: str, counts: PanopticCounts) -> dict[str, float]:
+        groups = quality_groups(counts, self._truth.is_thing)
+        logger.info("%s quality:\n%s", "Panoptic" if name == RESULT else "Boundary panoptic", _table(groups))
+        return quality_figures(groups)
 
     def _process_image(self, image_id: int | str, panoptic_seg: Prediction) -> None:
-        annotation = self._annotations.get(image_id)
-        if annotation is None:
-            raise ValueError(
-                f"image {image_id!r} of dataset '{self._metadata.name}' has no annotation in "
-                f"{self._metadata.panoptic_json}"
-            )
-        path = os.path.join(PathManager.get_local_path(self._metadata.panoptic_root), annotation["file_name"])
-        gt_map = rgb_to_id(read_image_file(path, "RGB", f"panoptic ground truth of image {image_id!r}"))
-        gt = self._ground_truth_segments(annotation)
+        truth = self._truth.load(image_id)
         prediction_map, segments_info = self._decode(panoptic_seg)
-        categories = [self._dataset_category(segment, image_id) for segment in segments_info]
-        prediction = self._segments([int(segment["id"]) for segment in segments_info], categories, image_id)
-        if gt_map.shape != prediction_map.shape:
+        categories = [self._truth.dataset_category(segment, image_id) for segment in segments_info]
+        prediction = self._truth.segments([int(segment["id"]) for segment in segments_info], categories, image_id)
+        if truth.index.shape != prediction_map.shape:
             raise ValueError(
-                f"image {image_id!r}: the prediction is {prediction_map.shape}, the ground truth {path} {gt_map.shape} "
-                "pixels (height, width). Predictions must have the size of the dataset's image: check height and width "
-                "of its dict."
+                f"image {image_id!r}: the prediction is {prediction_map.shape}, the ground truth {truth.file_name} "
+                f"{truth.index.shape} pixels (height, width). Predictions must have the size of the dataset's image: "
+                "check height and width of its dict."
             )
         try:
-            overlap = overlap_areas(gt_map, gt, prediction_map, prediction)
+            prediction_index = segment_index(prediction_map, prediction, "prediction")
         except SegmentMismatchError as error:
-            raise ValueError(
-                f"image {image_id!r}, ground truth {path} and {self._metadata.panoptic_json}: {error}"
-            ) from error
-
-        self._counts += count_matches(overlap, gt, prediction, len(self._category_index))
+            raise ValueError(f"image {image_id!r}: {error}") from error
+        gt = truth.segments
+        overlap = overlaps_of_indices(truth.index, prediction_index, (len(gt.ids) + 1, len(prediction.ids) + 1))
+        ious = {RESULT: matchable_iou(overlap, gt, prediction)}
+        if self._boundary_dilation_ratio is not None:
+            ious[BOUNDARY_RESULT] = limit_to_boundaries(
+                ious[RESULT], truth.index, prediction_index, self._boundary_dilation_ratio
+            )
+        for result, iou in ious.items():
+            self._counts[result] += count_matches(overlap, gt, prediction, len(self._truth.is_thing), iou)
         self._images += 1
         self._wrong_areas += 0 if gt.areas is None else int((gt.areas != overlap[1:].sum(axis=1)).sum())
         if self._writer:
             ids = prediction.ids.tolist()
             segments = [{"id": id_, "category_id": category} for id_, category in zip(ids, categories, strict=True)]
-            self._writer.add(image_id, annotation["file_name"], prediction_map, segments)
-
-    def _segments(self, ids: Sequence[int], categories: Sequence[int], image_id: int | str, **fields: Any) -> Segments:
-        """Check what lists of segments can have wrong, and replace the dataset's categories by indices."""
-        unknown = sorted(set(categories) - set(self._category_index))
-        if unknown:
-            raise ValueError(
-                f"image {image_id!r}: categories {unknown} are not among those of {self._metadata.panoptic_json}"
-            )
-        if len(set(ids)) < len(ids) or 0 in ids:
-            raise ValueError(
-                f"image {image_id!r}: segment ids must be all different and not 0 (void), but are {list(ids)}"
-            )
-        indices = np.array([self._category_index[category] for category in categories], dtype=np.int64)
-        return Segments(ids=np.array(ids, dtype=np.int64), categories=indices, **fields)
-
-    def _ground_truth_segments(self, annotation: Mapping[str, Any]) -> Segments:
-        infos = annotation["segments_info"]
-        stated = all("area" in info for info in infos)
-        return self._segments(
-            [info["id"] for info in infos],
-            [info["category_id"] for info in infos],
-            annotation["image_id"],
-            crowd=np.array([bool(info.get("iscrowd", 0)) for info in infos], dtype=bool),
-            areas=np.array([info["area"] for info in infos], dtype=np.float64) if stated else None,
-        )
+            self._writer.add(image_id, truth.file_name, prediction_map, segments)
 
     def _decode(self, panoptic_seg: Prediction) -> tuple[np.ndarray, Sequence[Mapping[str, Any]]]:
         id_map, segments_info = panoptic_seg[0].cpu().numpy(), panoptic_seg[1]
         if segments_info is not None:
             return id_map, segments_info
-        things = set(self._thing_ids)
+        things = self._truth.thing_labels
         labels = [int(label) for label in np.unique(id_map) if label != -1]
-        categories = [label // self._metadata.label_divisor for label in labels]
+        categories = [label // self._truth.label_divisor for label in labels]
         return id_map + 1, [
             {"id": label + 1, "category_id": category, "isthing": category in things}
             for label, category in zip(labels, categories, strict=True)
         ]
 
-    def _dataset_category(self, segment: Mapping[str, Any], image_id: int | str) -> int:
-        category, is_thing = int(segment["category_id"]), segment.get("isthing")
-        if is_thing is None:
-            return category
-        ids = self._thing_ids if is_thing else self._stuff_ids
-        if category not in ids:
-            raise ValueError(
-                f"image {image_id!r}: the predicted segment {segment['id']} has contiguous category {category}, which "
-                f"is no {'thing' if is_thing else 'stuff'} category of dataset '{self._metadata.name}'"
-            )
-        return ids[category]
+
+def quality_groups(counts: PanopticCounts, is_thing: np.ndarray) -> dict[str, PanopticQuality]:
+    """Quality averaged over all categories, over things and over stuff; ``is_thing`` is bool of shape (C,)."""
+    return {
+        "All": average_quality(counts),
+        "Things": average_quality(counts, is_thing),
+        "Stuff": average_quality(counts, ~is_thing),
+    }
 
 
-def _figures(groups: Mapping[str, PanopticQuality]) -> dict[str, float]:
+def quality_figures(groups: Mapping[str, PanopticQuality]) -> dict[str, float]:
+    """Figures in percent, under the names that results have: PQ, SQ, RQ, the same with ``_th`` and with ``_st``."""
     figures: dict[str, float] = {}
     for suffix, quality in zip(("", "_th", "_st"), groups.values(), strict=True):
         figures |= {f"PQ{suffix}": 100 * quality.pq, f"SQ{suffix}": 100 * quality.sq, f"RQ{suffix}": 100 * quality.rq}

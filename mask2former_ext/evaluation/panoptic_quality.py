@@ -124,12 +124,35 @@ def overlap_areas(gt_map: np.ndarray, gt: Segments, prediction_map: np.ndarray, 
     Raises:
         SegmentMismatchError: one of the maps has an id that its segments lack, or the reverse.
     """
-    rows, columns = len(gt.ids) + 1, len(prediction.ids) + 1
-    pair = segment_index(gt_map, gt, "ground truth") * columns + segment_index(prediction_map, prediction, "prediction")
-    return np.bincount(pair.ravel(), minlength=rows * columns).reshape(rows, columns)
+    gt_index = segment_index(gt_map, gt, "ground truth")
+    prediction_index = segment_index(prediction_map, prediction, "prediction")
+    return overlaps_of_indices(gt_index, prediction_index, (len(gt.ids) + 1, len(prediction.ids) + 1))
 
 
-def count_matches(overlap: np.ndarray, gt: Segments, prediction: Segments, num_categories: int) -> PanopticCounts:
+def overlaps_of_indices(gt_index: np.ndarray, prediction_index: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Count as :func:`overlap_areas` does, from two results of :func:`segment_index`; ``shape`` is (G + 1, P + 1)."""
+    pair = gt_index * shape[1] + prediction_index
+    return np.bincount(pair.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def matchable_iou(overlap: np.ndarray, gt: Segments, prediction: Segments) -> np.ndarray:
+    """IoU of the masks, float64 G×P, of the pairs that may match; 0 for the others. See :func:`count_matches`."""
+    on_void, overlap_of_segments = overlap[0, 1:], overlap[1:, 1:]
+    prediction_area = overlap[:, 1:].sum(axis=0)
+    gt_area = overlap[1:].sum(axis=1) if gt.areas is None else gt.areas
+    union = prediction_area + gt_area[:, None] - overlap_of_segments - on_void
+    same_category = gt.categories[:, None] == prediction.categories
+    comparable = same_category & ~_crowd(gt)[:, None] & (overlap_of_segments > 0) & (union > 0)
+    return np.divide(overlap_of_segments, union, out=np.zeros(union.shape), where=comparable)
+
+
+def _crowd(gt: Segments) -> np.ndarray:
+    return np.zeros(len(gt.ids), dtype=bool) if gt.crowd is None else gt.crowd
+
+
+def count_matches(
+    overlap: np.ndarray, gt: Segments, prediction: Segments, num_categories: int, iou: np.ndarray | None = None
+) -> PanopticCounts:
     """Match the predicted segments of one image with its ground truth.
 
     A pair of one category matches when its IoU exceeds 0.5; then it is the only match of both. In the IoU, the part of
@@ -142,17 +165,13 @@ def count_matches(overlap: np.ndarray, gt: Segments, prediction: Segments, num_c
         gt: the G segments of the ground truth.
         prediction: the P predicted segments; their ``crowd`` and ``areas`` play no part.
         num_categories: C.
+        iou: float64 G×P, 0 for pairs that must not match; None stands for :func:`matchable_iou`.
     """
     on_void, overlap_of_segments = overlap[0, 1:], overlap[1:, 1:]
     prediction_area = overlap[:, 1:].sum(axis=0)
-    gt_area = overlap[1:].sum(axis=1) if gt.areas is None else gt.areas
-    crowd = np.zeros(len(gt.ids), dtype=bool) if gt.crowd is None else gt.crowd
-
-    union = prediction_area + gt_area[:, None] - overlap_of_segments - on_void
-    comparable = (
-        (gt.categories[:, None] == prediction.categories) & ~crowd[:, None] & (overlap_of_segments > 0) & (union > 0)
-    )
-    iou = np.divide(overlap_of_segments, union, out=np.zeros(union.shape), where=comparable)
+    crowd = _crowd(gt)
+    if iou is None:
+        iou = matchable_iou(overlap, gt, prediction)
     matched = iou > MATCH_IOU
     rows, columns = np.nonzero(matched)
 
