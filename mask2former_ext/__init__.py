@@ -13,7 +13,8 @@ from . import modeling
 from .config import add_maskformer2_config
 from .data import datasets
 from .modeling import SemanticSegmentorWithTTA
+from .predictor import Predictor
 
 __version__ = "0.1.0"
 
-__all__ = ["SemanticSegmentorWithTTA", "__version__", "add_maskformer2_config", "datasets", "modeling"]
+__all__ = ["Predictor", "SemanticSegmentorWithTTA", "__version__", "add_maskformer2_config", "datasets", "modeling"]

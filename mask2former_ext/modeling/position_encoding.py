@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
@@ -23,20 +24,21 @@ def remember(maxsize: int) -> Callable[[Callable[..., Tensor]], Callable[..., Te
 
     def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         kept: OrderedDict[tuple[Hashable, ...], Tensor] = OrderedDict()
+        lock = threading.Lock()  # models in several threads share it
 
         @functools.wraps(function)
         def wrapper(*args: Hashable) -> Tensor:
             if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(torch.empty(0)) is not Tensor:
                 return function(*args)
-            if args in kept:
+            with lock:
+                if args not in kept:
+                    # a tensor that was made in inference mode could not be used in training later
+                    with torch.inference_mode(False), torch.no_grad():
+                        kept[args] = function(*args)
+                    if len(kept) > maxsize:
+                        kept.popitem(last=False)
                 kept.move_to_end(args)
                 return kept[args]
-            # a tensor that was made in inference mode could not be used in training later
-            with torch.inference_mode(False), torch.no_grad():
-                kept[args] = function(*args)
-            if len(kept) > maxsize:
-                kept.popitem(last=False)
-            return kept[args]
 
         return wrapper
 

@@ -1,0 +1,262 @@
+"""Predictor: one call from an image to results, on a tiny Mask2Former and a small Mask R-CNN of random weights."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from PIL import Image
+
+import mask2former_ext
+from mask2former_ext.config import load_config
+from mask2former_ext.predictor import Predictor, as_rgb, class_metadata
+
+MASK_RCNN = Path(__file__).parents[1] / "configs" / "quickstart" / "mask_rcnn_R18_FPN_coins.yaml"
+SMALLER_MASK_RCNN = ["MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_MASK_HEAD.CONV_DIM", 16]
+
+
+@pytest.fixture
+def cfg(tiny_cfg, tmp_path):
+    """The tiny model's config, with a checkpoint of random weights."""
+    tiny_cfg.INPUT.MIN_SIZE_TEST = 64
+    torch.save({"model": build_model(tiny_cfg).state_dict()}, tmp_path / "weights.pth")
+    tiny_cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    return tiny_cfg
+
+
+@pytest.fixture
+def photo():
+    return np.random.default_rng(0).integers(0, 256, (50, 81, 3), dtype=np.uint8)
+
+
+def same(one, other):
+    assert one.keys() == other.keys() == {"sem_seg", "panoptic_seg", "instances"}
+    assert torch.equal(one["sem_seg"], other["sem_seg"])
+    assert torch.equal(one["panoptic_seg"][0], other["panoptic_seg"][0])
+    assert one["panoptic_seg"][1] == other["panoptic_seg"][1]
+    for field in ("scores", "pred_masks", "pred_classes"):
+        assert torch.equal(one["instances"].get(field), other["instances"].get(field))
+    return True
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_equals_detectron2s_predictor(cfg, photo, order):
+    cfg.INPUT.FORMAT = order
+    predictor = Predictor(cfg, device="cpu")
+    results = predictor(photo)
+    assert same(results, DefaultPredictor(cfg)(photo[:, :, ::-1]))
+    assert results["sem_seg"].shape == (3, 50, 81)
+    assert not predictor.model.training and results["sem_seg"].is_inference()
+
+
+def test_every_form_of_an_image(cfg, photo, tmp_path):
+    predictor = Predictor(cfg, device="cpu")
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    expected = predictor(photo)
+    for image in (str(tmp_path / "photo.png"), tmp_path / "photo.png", Image.fromarray(photo)):
+        assert same(predictor(image), expected)
+    assert same(predictor(photo[:, :, ::-1], channels="BGR"), expected)
+    assert not torch.equal(predictor(photo[:, :, ::-1])["sem_seg"], expected["sem_seg"])
+    with pytest.raises(ValueError, match="channels is 'HSV'"):
+        predictor(photo, channels="HSV")
+
+
+def test_grey_images_have_three_equal_channels(photo):
+    grey = photo[:, :, 0]
+    expected = np.stack([grey, grey, grey], axis=2)
+    for image in (grey, grey[:, :, None], Image.fromarray(grey)):
+        assert np.array_equal(as_rgb(image), expected)
+
+
+def test_exif_orientation_is_honoured(photo, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned: clockwise by 90° to be upright
+    path = tmp_path / "turned.png"
+    Image.fromarray(photo).save(path, exif=exif)
+    upright = np.rot90(photo, -1)
+    assert np.array_equal(as_rgb(path), upright)
+    with Image.open(path) as opened:
+        assert np.array_equal(as_rgb(opened), upright)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 0, 3), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(image):
+    with pytest.raises(ValueError, match="must be uint8, height × width × 3"):
+        as_rgb(image)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
+        as_rgb(tmp_path / "nowhere.jpg")
+    broken = tmp_path / "broken.png"
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"broken\.png' cannot be read"):
+        as_rgb(broken)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(deep)
+    with pytest.raises(ValueError, match=r"deep\.png.* 8 bits"):
+        as_rgb(deep)
+    Image.fromarray(np.full((4, 4), 255, np.uint16)).save(deep)
+    assert (as_rgb(deep) == 255).all()
+
+
+def test_yaml_config_weights_opts_and_device(cfg, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    weights, cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS, "elsewhere.pth", "cuda"
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    predictor = mask2former_ext.Predictor(path, Path(weights), opts=["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"])
+    assert predictor.model.device.type == "cpu" and predictor.cfg.is_frozen()
+    assert predictor(photo).keys() == {"sem_seg", "instances"}
+    assert (cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE) == ("elsewhere.pth", "cuda")
+    with pytest.raises(FileNotFoundError, match=r"elsewhere\.pth"):
+        Predictor(cfg)
+    with pytest.raises(ValueError, match="NO_SUCH_KEY"):
+        Predictor(path, opts=["MODEL.NO_SUCH_KEY", "1"])
+
+
+def test_a_device_in_opts_counts(cfg, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Predictor(cfg, opts=["MODEL.DEVICE", "cpu"]).model.device.type == "cpu"
+
+
+def test_weights_that_leave_something_random_are_refused(cfg, tmp_path):
+    whole = torch.load(cfg.MODEL.WEIGHTS)["model"]
+    path = tmp_path / "part.pth"
+    torch.save({"model": {key: value for key, value in whole.items() if key.startswith("backbone.")}}, path)
+    with pytest.raises(ValueError, match=r"part\.pth does not hold the whole model"):
+        Predictor(cfg, path, device="cpu")
+    lost = "sem_seg_head.predictor.query_feat.weight"
+    torch.save({"model": {key: value for key, value in whole.items() if key != lost}}, path)
+    with pytest.raises(ValueError, match=rf"1 of its \d+ parameters .*\({lost}\)"):
+        Predictor(cfg, path, device="cpu")
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
+    with pytest.raises(ValueError, match="for 3 classes, the model for 5"):
+        Predictor(cfg, device="cpu")
+
+
+def test_no_weights_at_all_are_warned_of(cfg, photo, caplog):
+    predictor = Predictor(cfg, "", device="cpu")
+    assert "random weights" in caplog.text
+    assert predictor(photo)["sem_seg"].shape == (3, 50, 81)
+
+
+def test_averaged_weights_are_used_where_the_config_evaluates_them(cfg, tmp_path):
+    own = torch.load(cfg.MODEL.WEIGHTS)["model"]
+    average = {key: torch.full_like(value, 0.25) for key, value in own.items() if value.is_floating_point()}
+    path = tmp_path / "with_average.pth"
+    torch.save({"model": own, "ema": {"num_updates": 3, "weights": average}}, path)
+    key = "sem_seg_head.predictor.class_embed.bias"
+    assert torch.equal(Predictor(cfg, path, device="cpu").model.state_dict()[key], own[key])
+    averaged = Predictor(cfg, path, opts=["MODEL_EMA.ENABLED", True], device="cpu").model.state_dict()
+    assert averaged[key].eq(0.25).all() and averaged["backbone.stem.conv1.weight"].eq(0.25).all()
+
+
+def test_several_images_at_once(cfg, photo):
+    predictor = Predictor(cfg, device="cpu")
+    other = 255 - photo
+    one, two = predictor.batch([photo, other])
+    torch.testing.assert_close(one["sem_seg"], predictor(photo)["sem_seg"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(two["sem_seg"], predictor(other)["sem_seg"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(one["sem_seg"], two["sem_seg"])
+    assert [r["sem_seg"].shape[1:] for r in predictor.batch(iter([photo, photo[:30]]))] == [(50, 81), (30, 81)]
+    assert predictor.batch([]) == []
+
+
+def test_threads_get_their_own_results(cfg):
+    predictor = Predictor(cfg, device="cpu")
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (40 + 9 * k, 60 - 5 * k, 3), dtype=np.uint8) for k in range(4)] * 2
+    expected = [predictor(image) for image in images]
+    inside, most = 0, 0
+
+    def count(module, inputs):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+
+    def leave(module, inputs, outputs):
+        nonlocal inside
+        inside -= 1
+
+    predictor.model.register_forward_pre_hook(count)
+    predictor.model.register_forward_hook(leave)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(predictor, images))
+    assert all(same(result, wanted) for result, wanted in zip(results, expected, strict=True))
+    assert most == 1
+
+
+def test_mask_rcnn(photo, tmp_path):
+    cfg = load_config(str(MASK_RCNN), [*SMALLER_MASK_RCNN, "MODEL.DEVICE", "cpu"])
+    weights = build_model(cfg).state_dict()
+    path = tmp_path / "weights.pth"
+    torch.save({"model": weights}, path)
+    predictor = Predictor(cfg, path, device="cpu", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
+    instances = predictor(photo)["instances"]
+    assert instances.image_size == (50, 81) and instances.pred_masks.shape[1:] == (50, 81)
+    assert predictor.metadata.thing_classes == ["coin"] + ["background"]
+    key = "roi_heads.mask_head.predictor.weight"
+    torch.save({"model": weights | {key: torch.zeros(7, 16, 1, 1)}}, path)
+    with pytest.raises(ValueError, match=f"would stay random .*{key}"):
+        Predictor(cfg, path, device="cpu")
+
+
+@pytest.fixture
+def register():
+    """Metadata under a name, for the time of a test."""
+    names = []
+
+    def add(name, **fields):
+        names.append(name)
+        MetadataCatalog.get(name).set(**fields)
+
+    yield add
+    for name in names:
+        MetadataCatalog.remove(name)
+
+
+def test_metadata_of_the_test_set_completed(tiny_cfg, register, caplog):
+    register("names_of_things", thing_classes=["cat", "dog"], thing_dataset_id_to_contiguous_id={7: 0, 9: 1})
+    register("names_of_all", stuff_classes=["chat", "chien", "ciel"], thing_classes=["chat", "chien"])
+    tiny_cfg.DATASETS.TEST = ("names_of_all",)
+    tiny_cfg.DATASETS.TRAIN = ("names_of_things",)
+    metadata = class_metadata(tiny_cfg)
+    assert metadata.thing_classes == metadata.stuff_classes == ["chat", "chien", "ciel"]
+    assert MetadataCatalog.get("names_of_all").thing_classes == ["chat", "chien"]
+    assert not caplog.records
+    register("no_names", thing_dataset_id_to_contiguous_id={5: 0})
+    tiny_cfg.DATASETS.TEST = ("no_such_names", "no_names")
+    metadata = class_metadata(tiny_cfg)
+    assert metadata.stuff_classes == ["cat", "dog", "class 2"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {7: 0, 9: 1}
+    assert "only 2 of the model's 3 classes have names" in caplog.text
+    assert "no_such_names" not in MetadataCatalog.list()
+    tiny_cfg.DATASETS.TRAIN = ()
+    metadata = class_metadata(tiny_cfg)
+    assert metadata.thing_classes == ["class 0", "class 1", "class 2"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {5: 0}
+
+
+def test_unknown_data_sets_make_all_classes_things_by_number(cfg, photo, caplog):
+    cfg.DATASETS.TRAIN = ("never_registered",)
+    with caplog.at_level(logging.WARNING):
+        predictor = Predictor(cfg, device="cpu")
+    assert "never_registered: only 0 of the model's 3 classes" in caplog.text
+    assert predictor.metadata.thing_classes == ["class 0", "class 1", "class 2"]
+    _, segments = predictor(photo)["panoptic_seg"]
+    assert segments and all(segment["isthing"] for segment in segments)
