@@ -25,14 +25,15 @@ CSRC = Path("mask2former_ext") / "ops" / "csrc"
 DEFAULT_CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
 INSTALL_REQUIRES = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.6",
+    "torchvision>=0.21",
     "numpy>=1.23",
     "scipy>=1.9",
     "pillow>=9.1",
     "pycocotools>=2.0.6",
     "fvcore>=0.1.5.post20221221",
     "matplotlib>=3.6",
+    "jinja2>=3.0",
     "tabulate",
     "tqdm",
 ]
@@ -214,7 +215,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["mask2former_ext", "mask2former_ext.*"]),
-    package_data={"mask2former_ext": ["**/*.json"]},
+    package_data={"mask2former_ext": ["**/*.json", "**/*.html", "**/*.css"]},
     install_requires=INSTALL_REQUIRES + opencv_requirement(),
     extras_require=EXTRAS_REQUIRE,
     zip_safe=False,

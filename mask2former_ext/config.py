@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
+from .own_data.paths import resolve_paths
+
 META_ARCHITECTURE = "MaskFormer"
 
 
@@ -22,6 +24,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     use it.
     """
     _add_data_keys(cfg)
+    _add_own_data_keys(cfg)
     _add_solver_keys(cfg)
     _add_mask_former_keys(cfg)
     _add_pixel_decoder_keys(cfg)
@@ -30,6 +33,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_ema_keys(cfg)
     _add_training_memory_keys(cfg)
     _add_compile_keys(cfg)
+    _add_evaluation_keys(cfg)
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
@@ -41,6 +45,14 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
+    # of this package: in training, so many samples of each process that cannot be read are replaced by others
+    cfg.DATALOADER.MAX_BAD_IMAGES = 0
+
+
+def _add_own_data_keys(cfg: CfgNode) -> None:
+    # of this package: dataset cards (JSON files, see own_data/cards.py), relative to the config file that names them;
+    # load_config registers the datasets that they describe
+    cfg.DATASETS.OWN = []
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
@@ -55,6 +67,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.PRECISION = "float16"
     # of this package: the batch of a step goes through the model in so many parts, which take less memory
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # of this package: so many steps whose losses or gradients are not finite are left out, before training ends
+    cfg.SOLVER.MAX_NON_FINITE_STEPS = 0
 
 
 def _add_mask_former_keys(cfg: CfgNode) -> None:
@@ -153,11 +167,21 @@ def _add_training_memory_keys(cfg: CfgNode) -> None:
     cfg.MODEL.CHANNELS_LAST = False
     # of this package: let GPUs multiply float32 numbers with the precision of TF32; False leaves PyTorch's settings
     cfg.MODEL.TF32 = False
+    # of this package: PyTorch's deterministic algorithms alone, which on GPUs cost time
+    cfg.MODEL.DETERMINISTIC = False
 
 
 def _add_compile_keys(cfg: CfgNode) -> None:
     # of this package: whether backbone, pixel decoder and transformer decoder go through torch.compile
     cfg.MODEL.COMPILE = False
+
+
+def _add_evaluation_keys(cfg: CfgNode) -> None:
+    # of this package: Boundary AP, PQ and mIoU beside the usual figures; the width of boundaries is a share of the
+    # image's diagonal
+    cfg.TEST.BOUNDARY = node = CfgNode()
+    node.ENABLED = False
+    node.DILATION_RATIO = 0.02
 
 
 def get_cfg_defaults() -> CfgNode:
@@ -171,17 +195,21 @@ def get_cfg_defaults() -> CfgNode:
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Read a YAML config, and ``KEY VALUE`` overrides, on top of :func:`get_cfg_defaults`.
 
+    Datasets of ``DATASETS.OWN`` are registered.
+
     Args:
         config_file: path of a Detectron2 YAML config; an empty string gives the defaults alone.
         opts: alternating keys and values, as they stand on a command line.
 
     Raises:
-        FileNotFoundError: the file, or one that it names in ``_BASE_``, does not exist.
-        ValueError: the file is no YAML config, or it, or an override, sets a key that nothing here knows.
+        FileNotFoundError: the file, or one that it names in ``_BASE_`` or ``DATASETS.OWN``, does not exist.
+        ValueError: the file is no YAML config, or it, or an override, sets a key that nothing here knows; or a dataset
+            card is not one.
     """
     cfg = get_cfg_defaults()
     if config_file:
         _merge_file(cfg, config_file)
+        resolve_paths(cfg, config_file)
     try:
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError, ValueError) as error:
@@ -189,6 +217,9 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             f"command-line overrides {list(opts)}: {_reason(error)}. Overrides are pairs of a config key and a value, "
             "for example: SOLVER.IMS_PER_BATCH 8"
         ) from error
+    from .own_data.cards import register_own_datasets  # not above: it needs this module
+
+    register_own_datasets(cfg)
     return cfg
 
 
@@ -212,7 +243,8 @@ def _merge_file(cfg: CfgNode, config_file: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return str(error.args[0] if error.args else error).rstrip(".")
+    # a KeyError quotes its text, so not str(error); PyYAML's errors have several arguments, the first perhaps None
+    return " ".join(str(error.args[0] if len(error.args) == 1 else error).split()).rstrip(".")
 
 
 def is_maskformer(cfg: CfgNode) -> bool:

@@ -9,6 +9,12 @@ from mask2former_ext.config import get_cfg_defaults, is_maskformer, load_config
 DEFAULTS = {
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
     "INPUT.MAX_SCALE": 2.0,
+    "DATALOADER.MAX_BAD_IMAGES": 0,
+    "DATASETS.OWN": [],
+    "SOLVER.MAX_NON_FINITE_STEPS": 0,
+    "MODEL.DETERMINISTIC": False,
+    "TEST.BOUNDARY.ENABLED": False,
+    "TEST.BOUNDARY.DILATION_RATIO": 0.02,
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
     "SOLVER.AMP.PRECISION": "float16",
     "SOLVER.ACCUMULATION_STEPS": 1,

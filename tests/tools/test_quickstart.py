@@ -20,7 +20,7 @@ def tool():
 
 
 def outcomes(monkeypatch, tool, tmp_path, failures):
-    """Put made-up outcomes in the place of the trainings; returns what the tool asked for."""
+    """Put made-up outcomes in the place of the trainings and the page; returns what the tool asked for."""
     calls = []
 
     def run_model(name, config_file, script, output_dir, overrides):
@@ -28,21 +28,28 @@ def outcomes(monkeypatch, tool, tmp_path, failures):
         report = ModelReport(name, {"segm": {"AP50": 99.0}}, 0.5, 0.1, 1_000_000)
         return Outcome(report, tmp_path / f"{config_file.stem}.png", failures.get(name, []))
 
+    def write_comparison(config_files, output_dir, overrides):
+        calls.append((config_files, output_dir, overrides))
+        return output_dir / "comparison.html"
+
     monkeypatch.setattr(tool, "run_model", run_model)
+    monkeypatch.setattr(tool, "write_comparison", write_comparison)
     return calls
 
 
-def test_trains_both_models_with_the_seed_and_shows_table_and_pictures(monkeypatch, tool, tmp_path, capsys):
+def test_trains_both_models_with_the_seed_and_shows_table_pictures_and_page(monkeypatch, tool, tmp_path, capsys):
     calls = outcomes(monkeypatch, tool, tmp_path, {})
     assert tool.main(["--seed", "7", "--output", str(tmp_path)]) == 0
-    assert [name for name, *_ in calls] == ["Mask2Former", "Mask R-CNN"]
-    for _, config_file, script, output_dir, overrides in calls:
+    *trained, compared = calls
+    assert [name for name, *_ in trained] == ["Mask2Former", "Mask R-CNN"]
+    assert compared == (tool.MODELS, tmp_path, trained[0][-1])
+    for _, config_file, script, output_dir, overrides in trained:
         assert config_file.is_file()
         assert script.name == "train_net.py" and script.is_file()
         assert output_dir == tmp_path
         assert overrides[:2] == ["SEED", "7"]
     shown = capsys.readouterr()
-    for text in ("PQ things", "99.0", "maskformer2_R18_coins.png", "mask_rcnn_R18_FPN_coins.png"):
+    for text in ("PQ things", "99.0", "maskformer2_R18_coins.png", "mask_rcnn_R18_FPN_coins.png", "comparison.html"):
         assert text in shown.out
     assert shown.err == ""
 
