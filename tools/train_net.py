@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -28,6 +28,7 @@ from mask2former_ext.engine import (
     verify_expected_results,
 )
 from mask2former_ext.engine.trainer import test_time_augmentation
+from mask2former_ext.engine.workers import launch
 
 EPILOG = """
 Examples:
@@ -46,6 +47,9 @@ The same, also with test-time augmentation:
 
 Without a GPU, with other settings:
     $ tools/train_net.py --config-file CONFIG MODEL.DEVICE cpu SOLVER.IMS_PER_BATCH 2 OUTPUT_DIR output/try
+
+Started by torchrun, which works without GPUs too:
+    $ torchrun --nproc-per-node 2 tools/train_net.py --config-file CONFIG MODEL.DEVICE cpu
 
 On two machines:
     (machine 0)$ tools/train_net.py --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://MACHINE0:PORT ...
@@ -102,11 +106,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if not arguments.config_file:
         parser.error("--config-file is missing: it names one of the YAML files in configs/")
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    try:
+        launch(main, arguments, device=load_config(arguments.config_file, arguments.opts).MODEL.DEVICE)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"train_net.py: {error}")

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..files import whole_file
+from .reading import read_content
 
 # What holds the weights in files that hold more than them.
 WRAPPERS = ("model", "state_dict")
@@ -39,14 +39,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: it holds something else, or more than tensors and plain values.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is no file of torch.save, or holds more than tensors and plain values, which is not read because "
-            "it could run code. If you trust its origin, keep only its weights: torch.save(torch.load(FILE, "
-            "weights_only=False)['model'], NEW_FILE)"
-        ) from error
+    content = read_content(str(path))
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..config import is_maskformer
+from .reading import read_checkpoint, require_weights
+from .writing import SafeCheckpointer
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ BACKBONE_WAY_OUT = (
 )
 
 
-class Checkpointer(DetectionCheckpointer):
+class Checkpointer(SafeCheckpointer):
     """Detectron2's checkpointer for MaskFormer models.
 
     ``load`` says in one line how many keys it loaded. It raises ValueError when a parameter of the backbone is not in
@@ -95,7 +95,8 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file does not fit the model; the message lists the keys.
+            ValueError: the file does not fit the model (the message lists the keys), is damaged, or holds more than
+                tensors and plain values, which could run code.
         """
         if path and "://" not in path and not os.path.isfile(path):
             raise FileNotFoundError(f"MODEL.WEIGHTS: file '{path}' does not exist (looked in '{os.getcwd()}').")
@@ -104,15 +105,11 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            content = super()._load_file(filename)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:  # the last two if it is cut short
-            raise ValueError(
-                f"{self._path} is damaged, or holds more than tensors and plain values, which is not read because it "
-                "could run code. If you trust its origin, keep only its weights: torch.save({'model': "
-                "torch.load(FILE, weights_only=False)['model']}, NEW_FILE)"
-            ) from error
-        return _unless_caffe2(content) if content.get("__author__") == "Caffe2" else content
+        content = read_checkpoint(filename, self._path)
+        if content.get("__author__") == "Caffe2":
+            content = _unless_caffe2(content)
+        require_weights(content["model"], self._path)
+        return content
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         weights = checkpoint["model"]
@@ -201,11 +198,13 @@ class Checkpointer(DetectionCheckpointer):
 
 def build_checkpointer(
     cfg: CfgNode, model: nn.Module, *, new_classes: bool, **checkpointables: Any
-) -> DetectionCheckpointer:
-    """Return a checkpointer for ``cfg.OUTPUT_DIR``: :class:`Checkpointer` for a MaskFormer, else Detectron2's own."""
+) -> SafeCheckpointer:
+    """Return a checkpointer for ``cfg.OUTPUT_DIR``: :class:`Checkpointer` for a MaskFormer, else one that loads as
+    Detectron2's own does.
+    """
     if is_maskformer(cfg):
         return Checkpointer(model, cfg.OUTPUT_DIR, new_classes=new_classes, **checkpointables)
-    return DetectionCheckpointer(model, cfg.OUTPUT_DIR, **checkpointables)
+    return SafeCheckpointer(model, cfg.OUTPUT_DIR, **checkpointables)
 
 
 def _unless_caffe2(content: dict[str, Any]) -> dict[str, Any]:

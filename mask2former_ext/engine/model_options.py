@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from detectron2.config import CfgNode
 from torch import nn
@@ -13,8 +15,8 @@ def apply_model_options(cfg: CfgNode, model: nn.Module) -> None:
     """Switch on, in place, activation checkpointing, the memory format and the arithmetic that ``cfg.MODEL`` asks for.
 
     Args:
-        cfg: ``MODEL.ACTIVATION_CHECKPOINTING``, ``MODEL.CHANNELS_LAST`` and ``MODEL.TF32`` are read. The last one is a
-            setting of the whole process.
+        cfg: ``MODEL.ACTIVATION_CHECKPOINTING``, ``MODEL.CHANNELS_LAST``, ``MODEL.TF32`` and ``MODEL.DETERMINISTIC``
+            are read. The last two are settings of the whole process.
         model: any of Detectron2's.
 
     Raises:
@@ -41,6 +43,11 @@ def apply_model_options(cfg: CfgNode, model: nn.Module) -> None:
     if cfg.MODEL.TF32:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
+    if cfg.MODEL.DETERMINISTIC:
+        # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
 
 
 def _part(model: nn.Module, name: str) -> nn.Module:

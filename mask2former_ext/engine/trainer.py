@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import build_checkpointer
-from ..config import is_maskformer
-from ..data import build_dataset_mapper
+from ..data import TrainingLoader, build_training_loader
 from ..evaluation import build_evaluator
 from ..modeling.test_time_augmentation import MaskFormerWithTTA, SemanticSegmentorWithTTA
 from ..solver import build_optimizer
 from .checks import check_dataset_mapper, check_datasets, check_device, check_solver, for_this_machine
 from .ema import CHECKPOINT_KEY, WeightAverage, WeightAverageHook, evaluate_average
+from .interruption import Interrupted, Interruption, InterruptionHook, save_iteration
 from .model_options import apply_model_options
 from .precision import autocast_dtype
+from .replay import SavedStep
 from .results import verify_expected_results
 from .step import StepTrainer
 
@@ -78,37 +78,58 @@ class Trainer(DefaultTrainer):
         check_solver(cfg)
         if cfg.TEST.AUG.ENABLED:
             test_time_augmentation(cfg)
-        with warnings.catch_warnings():
-            # Detectron2 makes the scaler of its own mixed precision whatever the device; it is replaced below
-            warnings.filterwarnings("ignore", message=".*GradScaler is enabled, but CUDA is not available")
-            super().__init__(for_this_machine(cfg))
-        self._trainer = StepTrainer.taking_over(
-            self._trainer,
-            precision=autocast_dtype(self.cfg),
-            accumulation_steps=self.cfg.SOLVER.ACCUMULATION_STEPS,
+        # Not DefaultTrainer's: that takes processes for GPUs, and has a step, checkpointer and scaler of its own.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        self.cfg = cfg = DefaultTrainer.auto_scale_workers(for_this_machine(cfg), comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        devices = {"device_ids": None} if cfg.MODEL.DEVICE.startswith("cpu") else {}
+        self._trainer = StepTrainer(
+            create_ddp_model(model, broadcast_buffers=False, **devices),
+            loader,
+            optimizer,
+            precision=autocast_dtype(cfg),
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+            seed=loader.seed if isinstance(loader, TrainingLoader) else None,
+            max_non_finite_steps=cfg.SOLVER.MAX_NON_FINITE_STEPS,
+            save_step=self._save_step,
         )
-
-    def build_hooks(self) -> list[HookBase | None]:
-        """Build Detectron2's hooks, with the checkpointer of :func:`mask2former_ext.checkpoint.build_checkpointer`.
-
-        The constructor calls this right after it made its own checkpointer, which the hooks would take otherwise. More
-        hooks are for :meth:`test_with_tta` at the end of training (``TEST.AUG.ENABLED``) and for the moving average of
-        the weights (``MODEL_EMA.ENABLED``).
-        """
-        cfg = self.cfg
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.interruption = Interruption()
         self.average = WeightAverage.from_config(cfg, self.model)
         saved = {"trainer": weakref.proxy(self)} | ({CHECKPOINT_KEY: self.average} if self.average else {})
         self.checkpointer = build_checkpointer(cfg, self.model, new_classes=True, **saved)
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Build Detectron2's hooks, and more.
+
+        Those are for signals, for :meth:`test_with_tta` at the end of training (``TEST.AUG.ENABLED``), and for the
+        moving average of the weights (``MODEL_EMA.ENABLED``).
+        """
+        cfg = self.cfg
         built = super().build_hooks()
         position = next(index for index, hook in enumerate(built) if isinstance(hook, EvalHook))
         built[position] = EvalHook(cfg.TEST.EVAL_PERIOD, self._test)
         if cfg.TEST.AUG.ENABLED:
             # right after the evaluation, and before results are written
             built.insert(position + 1, EvalHook(0, self._test_with_tta))
+        built.insert(position, InterruptionHook(self.interruption, self.checkpointer))
         if self.average is not None:
             # before the hook that writes checkpoints
             built.insert(0, WeightAverageHook(self.average, cfg.OUTPUT_DIR))
         return built
+
+    def _save_step(self, batch: Sequence[dict[str, Any]], report: str) -> str:
+        path = os.path.join(self.cfg.OUTPUT_DIR, f"non_finite_{self.iter:07d}_{comm.get_rank()}.pth")
+        step = SavedStep(self.cfg, self.model, batch, report, self.iter, self._trainer.seed, comm.get_rank())
+        step.save(path)
+        return path
 
     def _test(self) -> dict[str, Any]:
         self._last_eval_results = self._evaluate(self.test)
@@ -120,7 +141,13 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self, test: Callable[[CfgNode, nn.Module], dict[str, Any]]) -> dict[str, Any]:
         both = self.cfg.MODEL_EMA.EVALUATE_BOTH
-        return evaluate_average(lambda: test(self.cfg, self.model), self.average, both=both)
+        try:
+            with self.interruption.at_once():
+                return evaluate_average(lambda: test(self.cfg, self.model), self.average, both=both)
+        except Interrupted:
+            if self.iter < self.max_iter:
+                save_iteration(self.checkpointer, self.iter)
+            raise
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -131,10 +158,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """Return the iterable of training batches: endless lists of mapped dataset dicts."""
-        if not is_maskformer(cfg):
-            return super().build_train_loader(cfg)
-        return build_detection_train_loader(cfg, mapper=build_dataset_mapper(cfg, is_train=True))
+        """Return the iterable of training batches; see :func:`mask2former_ext.data.build_training_loader`."""
+        return build_training_loader(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -177,9 +202,14 @@ class Trainer(DefaultTrainer):
             The results of the last evaluation, with and without test-time augmentation, on the main process and when
             ``DATASETS.TEST`` names any dataset.
 
-        Ends the process with status 1 when the last results are not those of ``TEST.EXPECTED_RESULTS``.
+        Ends the process with status 1 when the last results are not those of ``TEST.EXPECTED_RESULTS``. On SIGTERM and
+        SIGINT it finishes the iteration, writes a checkpoint and ends the process with status 128 + the signal.
         """
-        TrainerBase.train(self, self.start_iter, self.max_iter)
+        loader = self._trainer.data_loader
+        if isinstance(loader, TrainingLoader):
+            loader.start_at(self.start_iter)
+        with self.interruption.handled():
+            TrainerBase.train(self, self.start_iter, self.max_iter)
         if not comm.is_main_process():
             return None
         results = getattr(self, "_last_eval_results", {}) | getattr(self, "_last_tta_results", {})
@@ -192,7 +222,7 @@ class Trainer(DefaultTrainer):
         Detectron2 0.6 leaves the optimizer (and the scale of mixed precision) out, so that resumed training starts with
         empty moments; later versions keep it under the key that is used here.
         """
-        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+        return super().state_dict() | {"_trainer": self._trainer.state_dict(), "seed": self._trainer.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from :meth:`state_dict`; a checkpoint may lack the optimizer, or the scale of mixed precision.
@@ -206,6 +236,13 @@ class Trainer(DefaultTrainer):
                 key: hooks["LRScheduler"][key] for key in SCHEDULE_POSITION & hooks["LRScheduler"].keys()
             }
         TrainerBase.load_state_dict(self, state_dict | {"hooks": hooks})
+        self._go_on_with_seed(state_dict.get("seed"))
         if "_trainer" not in state_dict:
             logger.warning("The checkpoint has no state of the optimizer: resuming with the moments of a fresh one.")
         self._trainer.load_state_dict(self._trainer.state_dict() | state_dict.get("_trainer", {}))
+
+    def _go_on_with_seed(self, seed: int | None) -> None:
+        """Take the seed of the run that is resumed, unless the config has one."""
+        loader = self._trainer.data_loader
+        if seed is not None and self.cfg.SEED < 0 and isinstance(loader, TrainingLoader):
+            self._trainer.seed = loader.seed = seed

@@ -8,6 +8,7 @@ the mask features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -60,6 +61,7 @@ class SetCriterion(nn.Module):
         self.point_sampling = PointSampling(num_points, oversample_ratio, importance_sample_ratio)
         self.deep_supervision = deep_supervision
         self._batch_counts: list[int] | None = None
+        self._point_generator: torch.Generator | None = None
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
@@ -79,6 +81,14 @@ class SetCriterion(nn.Module):
             deep_supervision=node.DEEP_SUPERVISION,
             **weights,
         )
+
+    def seed_points(self, seed: int) -> None:
+        """Draw points from a generator of their own, which starts from ``seed``, rather than from PyTorch's global one.
+
+        What else draws random numbers then has no influence on the points, nor they on it.
+        """
+        self._point_generator = torch.Generator(self.empty_weight.device)
+        self._point_generator.manual_seed(seed)
 
     @contextmanager
     def part_of_batch(self, counts: Sequence[int]) -> Iterator[None]:
@@ -113,7 +123,9 @@ class SetCriterion(nn.Module):
         suffixes = ["", *(f"_{i}" for i in range(len(earlier)))]
         num_queries, device = outputs["pred_logits"].shape[1], outputs["pred_logits"].device
         counts = [min(len(target), num_queries) for target in targets]
-        coords = [RandomCoords.draw(self.point_sampling, counts, device) for _ in predictions]
+        coords = [
+            RandomCoords.draw(self.point_sampling, counts, device, self._point_generator) for _ in predictions
+        ]
         names = [suffix.lstrip("_") or "last" for suffix in suffixes]
         assignments = self.matcher(predictions, targets, [own.matching for own in coords], names)
 
@@ -121,15 +133,16 @@ class SetCriterion(nn.Module):
         del coords  # many candidates, of which a few have been chosen
         loss_mask, loss_dice = self._mask_losses(predictions, outputs, matched, assignments, targets)
         batch_counts = [len(target) for target in targets] if self._batch_counts is None else self._batch_counts
-        num_masks = average_num_masks(batch_counts, device)
-        class_weight = self._sum_of_class_weights(batch_counts, num_queries)
+        num_masks, class_weight = self._denominators(batch_counts, num_queries, device)
         losses = {
             "loss_ce": self._class_losses(predictions, assignments, targets) / class_weight,
             "loss_mask": loss_mask / num_masks,
             "loss_dice": loss_dice / num_masks,
         }
+        # without a matching there is nothing to learn, and whoever looks at the losses shall see it
+        valid = math.nan if self.matcher.fault else 1.0
         return {
-            name + suffix: value * self.weights[name]
+            name + suffix: value * (self.weights[name] * valid)
             for name, values in losses.items()
             for suffix, value in zip(suffixes, values.unbind(), strict=True)
         }
@@ -145,10 +158,19 @@ class SetCriterion(nn.Module):
         terms = F.cross_entropy(logits.movedim(-1, 1), classes, self.empty_weight, reduction="none")
         return terms.flatten(1).sum(1)
 
-    def _sum_of_class_weights(self, counts: Sequence[int], num_queries: int) -> Tensor:
-        """Sum of ``empty_weight`` over all queries of images with ``counts`` masks: 1 for those that are matched."""
+    def _denominators(
+        self, counts: Sequence[int], num_queries: int, device: torch.device
+    ) -> tuple[float | Tensor, float | Tensor]:
+        """What losses of images with ``counts`` masks are divided by: number of masks, sum of the queries' weights.
+
+        Both are averages over workers, so that the workers' gradients, averaged, are those of all images together. The
+        first is at least 1. In the second, queries that are matched have weight 1, others that of no-object.
+        """
         matched = sum(min(count, num_queries) for count in counts)
-        return matched + (len(counts) * num_queries - matched) * self.empty_weight[-1]
+        unmatched = len(counts) * num_queries - matched
+        num_masks, matched_weight, rest = average_over_workers([sum(counts), matched, unmatched], device)
+        at_least_one = num_masks.clamp(min=1.0) if isinstance(num_masks, Tensor) else max(num_masks, 1.0)
+        return at_least_one, matched_weight + rest * self.empty_weight[-1]
 
     def _matched_masks(
         self,
@@ -223,12 +245,11 @@ def _masks_of_queries(
     return torch.einsum("nc,chw->nhw", embeddings, outputs["mask_features"][image])
 
 
-def average_num_masks(counts: Sequence[int], device: torch.device) -> float | Tensor:
-    """Sum of ``counts``, averaged over workers; at least 1. Nothing waits for the device."""
-    count = float(sum(counts))
+def average_over_workers(numbers: Sequence[int], device: torch.device) -> Sequence[float] | Tensor:
+    """Average each of ``numbers`` over workers. Nothing waits for the device."""
     workers = comm.get_world_size()
     if workers == 1:
-        return max(count, 1.0)
-    total = torch.tensor(count, device=device)
+        return [float(number) for number in numbers]
+    total = torch.tensor(numbers, dtype=torch.float32, device=device)
     torch.distributed.all_reduce(total)
-    return (total / workers).clamp(min=1.0)
+    return total / workers

@@ -31,10 +31,17 @@ class HungarianMatcher(nn.Module):
     The cost of a pair is class_weight · (-p[class]) + mask_weight · BCE + dice_weight · dice, both mask terms over the
     same points for all queries and masks of an image. Costs travel to the host in one copy, and the assignments back in
     one, whatever the number of images and predictions.
+
+    Attributes:
+        strict: raise an error for costs that are not finite. If False, ``fault`` is set, and what is assigned for them
+            means nothing; so that a worker does not leave the others waiting in the middle of a step.
+        fault: what was wrong with the costs of the last call; None if nothing was.
     """
 
     def __init__(self, class_weight: float, mask_weight: float, dice_weight: float) -> None:
         super().__init__()
+        self.strict = True
+        self.fault: str | None = None
         if class_weight == 0 and mask_weight == 0 and dice_weight == 0:
             raise ValueError("matching needs a positive CLASS_WEIGHT, MASK_WEIGHT or DICE_WEIGHT in MODEL.MASK_FORMER.")
         self.class_weight, self.mask_weight, self.dice_weight = (class_weight, mask_weight, dice_weight)
@@ -60,7 +67,7 @@ class HungarianMatcher(nn.Module):
             ascending order, and the masks they are matched with.
 
         Raises:
-            NonFiniteCostError: naming iteration, prediction and image.
+            NonFiniteCostError: naming iteration, prediction and image; see ``strict``.
         """
         queries = predictions[0]["pred_logits"].shape[1]
         for target in targets:
@@ -69,10 +76,11 @@ class HungarianMatcher(nn.Module):
         flat = torch.cat([cost.flatten() for cost in costs])
         host = flat.cpu().numpy()
         parts = np.split(host, np.cumsum([cost.numel() for cost in costs])[:-1])
-        solved = [
-            _assign(part.reshape(cost.shape), names, target.name)
-            for part, cost, target in zip(parts, costs, targets, strict=True)
-        ]
+        host_costs = [part.reshape(cost.shape) for part, cost in zip(parts, costs, strict=True)]
+        self.fault = _first_fault(host_costs, names, [target.name for target in targets])
+        if self.fault and self.strict:
+            raise NonFiniteCostError(self.fault)
+        solved = [_assign(cost) for cost in host_costs]
         everything = torch.from_numpy(np.concatenate([pairs.reshape(-1) for pairs in solved])).to(flat.device)
         pieces = everything.split([pairs.size for pairs in solved])
         return [piece.view(pairs.shape) for piece, pairs in zip(pieces, solved, strict=True)]
@@ -99,11 +107,10 @@ class HungarianMatcher(nn.Module):
         )
 
 
-def _assign(costs: np.ndarray, names: Sequence[str], image: str) -> np.ndarray:
+def _assign(costs: np.ndarray) -> np.ndarray:
     """Solve each of J×Q×N ``costs``; returns int64 2×J×min(Q, N)."""
-    for cost, name in zip(costs, names, strict=True):
-        _check_finite(cost, name, image)
-    return np.stack([linear_sum_assignment(cost) for cost in costs], axis=1).astype(np.int64, copy=False)
+    solvable = [cost if np.isfinite(cost).all() else np.zeros_like(cost) for cost in costs]
+    return np.stack([linear_sum_assignment(cost) for cost in solvable], axis=1).astype(np.int64, copy=False)
 
 
 def _warn_if_too_many(target: Target, queries: int) -> None:
@@ -116,15 +123,21 @@ def _warn_if_too_many(target: Target, queries: int) -> None:
         )
 
 
-def _check_finite(cost: np.ndarray, prediction: str, image: str) -> None:
-    if np.isfinite(cost).all():
-        return
+def _first_fault(costs: Sequence[np.ndarray], names: Sequence[str], images: Sequence[str]) -> str | None:
+    """Say which of the images' J×Q×N ``costs`` is not finite, by the names of predictions and images; None if none."""
+    for of_image, image in zip(costs, images, strict=True):
+        for cost, prediction in zip(of_image, names, strict=True):
+            if not np.isfinite(cost).all():
+                return (
+                    f"matching cost is not finite: iteration {_iteration()}, decoder prediction {prediction}, image "
+                    f"{image}. The predictions have overflowed or become NaN: lower SOLVER.BASE_LR, check gradient "
+                    "clipping, or train in float32 or bfloat16."
+                )
+    return None
+
+
+def _iteration() -> str:
     try:
-        iteration = str(get_event_storage().iter)
+        return str(get_event_storage().iter)
     except AssertionError:  # Detectron2's way to say that no training loop is running
-        iteration = "unknown"
-    raise NonFiniteCostError(
-        f"matching cost is not finite: iteration {iteration}, decoder prediction {prediction}, image {image}. The "
-        "predictions have overflowed or become NaN: lower SOLVER.BASE_LR, check gradient clipping, or train in float32 "
-        "or bfloat16."
-    )
+        return "unknown"

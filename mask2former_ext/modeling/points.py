@@ -71,13 +71,26 @@ class RandomCoords:
     uniform: Tensor
 
     @classmethod
-    def draw(cls, sampling: PointSampling, counts: Sequence[int], device: torch.device) -> RandomCoords:
-        """Draw for images with ``counts`` masks; the same numbers, in the same order, as image by image."""
+    def draw(
+        cls,
+        sampling: PointSampling,
+        counts: Sequence[int],
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> RandomCoords:
+        """Draw for images with ``counts`` masks; the same numbers, in the same order, as image by image.
+
+        ``generator`` is of ``device``; without one PyTorch's global generator is drawn from.
+        """
         masks, points = sum(counts), sampling.num_points
+
+        def uniform(number: int, each: int) -> Tensor:
+            return torch.rand(number, each, 2, device=device, generator=generator)
+
         return cls(
-            torch.cat([torch.rand(1, points, 2, device=device) for _ in counts]),
-            torch.rand(masks, sampling.num_candidates, 2, device=device),
-            torch.rand(masks, points - sampling.num_uncertain, 2, device=device),
+            torch.cat([uniform(1, points) for _ in counts]),
+            uniform(masks, sampling.num_candidates),
+            uniform(masks, points - sampling.num_uncertain),
         )
 
 

@@ -123,13 +123,13 @@ def test_weights_are_found_in_their_file(tmp_path, wrapped):
 @pytest.mark.parametrize("content", [{"model": {"a": 1}}, [torch.ones(1)], {"model": nn.Linear(1, 1)}])
 def test_files_without_weights_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a\.pth (holds no state_dict|is no file)"):
+    with pytest.raises(ValueError, match=r"a\.pth (holds no state_dict|is damaged, or holds more than)"):
         read_state_dict(tmp_path / "a.pth")
 
 
 def test_text_is_refused(tmp_path):
     (tmp_path / "a.pth").write_text("not found")
-    with pytest.raises(ValueError, match=r"a\.pth is no file of torch\.save"):
+    with pytest.raises(ValueError, match=r"a\.pth is damaged"):
         read_state_dict(tmp_path / "a.pth")
 
 

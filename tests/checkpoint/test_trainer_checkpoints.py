@@ -5,12 +5,12 @@ import logging
 import numpy as np
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor, hooks
 from torch import nn
 
 from mask2former_ext.checkpoint import Checkpointer, loader
+from mask2former_ext.checkpoint.writing import SafeCheckpointer
 from mask2former_ext.engine import Trainer
 
 NAME = "dataset_of_checkpoint_tests"
@@ -46,11 +46,11 @@ def test_trainer_loads_and_saves_with_one_checkpointer(cfg):
     assert trainer.checkpointer.checkpointables.keys() == {"trainer"}
 
 
-def test_trainer_of_other_architectures_keeps_detectron2s(cfg, monkeypatch):
+def test_trainer_of_other_architectures(cfg, monkeypatch):
     monkeypatch.setattr(TrainerWithoutData, "build_model", classmethod(lambda cls, cfg: nn.Linear(1, 1)))
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     trainer = TrainerWithoutData(cfg)
-    assert type(trainer.checkpointer) is DetectionCheckpointer
+    assert type(trainer.checkpointer) is SafeCheckpointer
     assert checkpointer_of_hooks(trainer) is trainer.checkpointer
 
 

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
@@ -74,20 +73,51 @@ def test_the_scale_is_resumed_where_both_runs_have_one():
     assert second.grad_scaler.get_scale() == 2.0**15
 
 
-def test_the_data_loader_is_started_once():
-    class Loader(list):
-        starts = 0
+def test_a_step_has_random_numbers_of_its_own():
+    """They depend on seed and iteration, not on what was drawn before."""
 
-        def __iter__(self):
-            self.starts += 1
-            return super().__iter__()
+    class Noisy(Quadratic):
+        def forward(self, batch):
+            self.drawn = torch.rand(1).item()
+            return super().forward(batch)
 
-    loader, model = Loader([[{"x": 1.0}]]), Quadratic()
-    made = SimpleTrainer(model, loader, torch.optim.SGD(model.parameters(), lr=0.01))
-    trainer = StepTrainer.taking_over(made)
-    with EventStorage():
-        trainer.run_step()
-    assert trainer.data_loader is loader and loader.starts == 1
+    def drawn(seed, iteration):
+        model = Noisy()
+        trainer = StepTrainer(model, [[{"x": 1.0}]], torch.optim.SGD(model.parameters(), lr=0.01), seed=seed)
+        trainer.iter = iteration
+        with EventStorage():
+            trainer.run_step()
+        return model.drawn
+
+    first = drawn(3, 7)
+    torch.rand(5)
+    assert drawn(3, 7) == first
+    assert len({first, drawn(3, 8), drawn(4, 7)}) == 3
+    assert drawn(None, 7) != drawn(None, 7)
+
+
+def test_points_come_from_a_generator_of_their_own(model, monkeypatch):
+    """Dropout, say, draws from another: it does not change which points losses are computed at."""
+    drawn = []
+    draw = RandomCoords.draw.__func__
+
+    def record(cls, *args):
+        drawn.append(draw(cls, *args))
+        return drawn[-1]
+
+    def draw_something_else(module, images):
+        torch.rand(3)
+
+    monkeypatch.setattr(RandomCoords, "draw", classmethod(record))
+    model.train()
+    batch = [image(2), image(1)]
+    for _ in range(2):
+        run(model, [batch], torch.optim.SGD(model.parameters(), lr=0.0), seed=1)
+        model.register_forward_pre_hook(draw_something_else)
+    once, twice = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+    for one, other in zip(once, twice, strict=True):
+        assert torch.equal(one.matching, other.matching) and torch.equal(one.candidates, other.candidates)
+    assert not torch.equal(once[0].matching, once[1].matching)
 
 
 def test_parts_of_a_batch_follow_each_other_and_are_about_equal():
@@ -137,7 +167,7 @@ def image(count):
     return {"image": torch.randint(0, 256, (3, SIDE, SIDE)).float(), "instances": instances}
 
 
-def same_points_for_every_mask(sampling, counts, device):
+def same_points_for_every_mask(sampling, counts, device, generator=None):
     """Stands in for random points, which parts and batch draw in another order."""
     generator = torch.Generator().manual_seed(5)
     points = torch.rand(sampling.num_candidates, 2, generator=generator)

@@ -81,7 +81,8 @@ def test_refusals(cfg, overrides, message):
 def test_mapper_by_architecture(cfg, architecture, expected, monkeypatch):
     built = []
     monkeypatch.setattr(
-        "detectron2.data.build.MapDataset", lambda dataset, mapper: built.append(type(mapper)) or dataset
+        "mask2former_ext.data.training_loader.TrainingLoader",
+        lambda records, mapper, *args, **options: built.append(type(mapper)),
     )
     cfg.MODEL.META_ARCHITECTURE = architecture
     Trainer.build_train_loader(cfg)
@@ -178,5 +179,5 @@ def test_test_time_augmentation_by_architecture(cfg, architecture, expected):
 def test_loss_that_is_not_finite_stops_training(cfg):
     tiny = TinyTrainer(cfg)
     nn.init.constant_(tiny.model.head.weight, float("nan"))
-    with pytest.raises(FloatingPointError, match="iteration=0"):
+    with pytest.raises(FloatingPointError, match="iteration 0: losses that are not finite: loss nan"):
         tiny.train()

@@ -102,15 +102,21 @@ def test_without_any_mask_losses_are_zero_and_attached():
         assert p["pred_masks"].grad is not None and p["pred_logits"].grad.abs().sum() > 0
 
 
-def test_masks_are_counted_over_all_workers(monkeypatch):
+def test_denominators_are_averages_over_workers(tiny_cfg, monkeypatch):
+    criterion = SetCriterion.from_config(tiny_cfg)  # 10 queries; no-object weighs 0.1
+    counts, device = [1, 12], torch.device("cpu")
+    num_masks, class_weight = criterion._denominators(counts, 10, device)
+    assert num_masks == 13 and class_weight == pytest.approx(1 + 10 + 9 * 0.1)
+
     def all_reduce(total):
-        total += 5  # what the other worker holds
+        total += torch.tensor([5.0, 3.0, 17.0])  # the other worker's masks, queries that are matched, and that are not
 
     monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    assert criterion_module.average_num_masks([1, 2], torch.device("cpu")) == 4.0
+    num_masks, class_weight = criterion._denominators(counts, 10, device)
+    assert num_masks == 9 and class_weight == pytest.approx((1 + 10 + 3 + (9 + 17) * 0.1) / 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: None)
-    assert criterion_module.average_num_masks([0], torch.device("cpu")) == 1.0
+    assert criterion._denominators([0, 0], 10, device)[0] == 1.0
 
 
 @pytest.mark.parametrize("wrong", [{"oversample_ratio": 0.5}, {"importance_sample_ratio": 1.5}])
@@ -210,7 +216,7 @@ def test_losses_of_the_parts_of_a_batch_add_up_to_those_of_the_batch(monkeypatch
     criterion = make_criterion()
     outputs_, targets, leaves = random_case(with_embeddings=True)
     monkeypatch.setattr(
-        torch, "rand", lambda *size, device=None: torch.linspace(0.1, 0.9, size[-2] * 2).view(-1, 2).expand(size)
+        torch, "rand", lambda *size, **options: torch.linspace(0.1, 0.9, size[-2] * 2).view(-1, 2).expand(size)
     )
     together = criterion(outputs_, targets)
 

@@ -245,10 +245,18 @@ def test_mask_rcnn_trains_and_fails_on_a_wrong_expectation(train_net, tmp_path):
             ["--eval-only", "TEST.AUG.ENABLED", "True", "MODEL.META_ARCHITECTURE", "PanopticFPN"],
             "train_net.py: TEST.AUG.ENABLED is set, but there is no test-time augmentation for PanopticFPN",
         ),
+        (
+            ["DATASETS.TRAIN", "('ade20k_panoptic_train',)"],
+            "train_net.py: .*: this does not exist .*DETECTRON2_DATASETS",
+        ),
+        (
+            ["--eval-only", "DATASETS.TEST", "('ade20k_panoptic_val',)"],
+            "train_net.py: .*: this does not exist .*DETECTRON2_DATASETS",
+        ),
     ],
 )
 def test_mistakes_end_with_a_message(train_net, tmp_path, arguments, message):
     status, text = train_net(MASK_FORMER, *arguments)
     assert status == 1
-    assert re.search(message, text)
+    assert re.search(message, text) and "Traceback" not in text
     assert not list((tmp_path / "output").glob("*.pth"))
