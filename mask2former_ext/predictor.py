@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .checkpoint import build_checkpointer
 from .config import is_maskformer, load_config
+from .data.index_maps import IndexMapInput
 from .modeling import MaskFormer
 
 logger = logging.getLogger(__name__)
@@ -119,8 +120,9 @@ class Predictor:
         height, width = image.shape[:2]
         if self.cfg.INPUT.FORMAT == "BGR":
             image = image[:, :, ::-1]
-        resized = self._resize.get_transform(image).apply_image(image)
-        return {"image": _channels_first(resized), "height": height, "width": width}
+        augmented = IndexMapInput(image)
+        self._resize(augmented)
+        return {"image": _channels_first(augmented.image), "height": height, "width": width}
 
 
 def as_rgb(image: ImageLike, *, channels: str = "RGB") -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..files import remove_unfinished, whole_file, write_text
+from .reading import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,9 @@ class SafeCheckpointer(DetectionCheckpointer):
     which were passed over. Folders that only Detectron2's ``PathManager`` can write to (``s3://``, say) are written as
     Detectron2 does.
     """
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        return read_checkpoint(filename)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth, and note it as the last checkpoint. ``kwargs`` are saved beside model and state."""

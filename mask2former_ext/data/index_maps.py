@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from detectron2.data import transforms as T
-from fvcore.transforms.transform import Transform
+from fvcore.transforms.transform import CropTransform, Transform
 
 NOTHING = 0
 
@@ -30,10 +30,23 @@ def transform_index_map(transforms: Transform, index_map: np.ndarray) -> np.ndar
     return planes[..., 0].astype(np.uint16) | planes[..., 1].astype(np.uint16) << 8
 
 
+def keep_a_pixel(transform: Transform, image_size: tuple[int, ...]) -> None:
+    """Let a resizing or crop leave at least one row and column of an image of `image_size` (H, W).
+
+    Detectron2's round to nothing where an image is hundreds of times longer than wide.
+    """
+    if isinstance(transform, T.ResizeTransform):
+        transform.new_h, transform.new_w = max(transform.new_h, 1), max(transform.new_w, 1)
+    if isinstance(transform, CropTransform):
+        transform.h, transform.w = max(transform.h, 1), max(transform.w, 1)
+        transform.y0, transform.x0 = min(transform.y0, image_size[0] - 1), min(transform.x0, image_size[1] - 1)
+
+
 class IndexMapInput(T.AugInput):
-    """Detectron2's augmentation input with an index map of categories as `sem_seg`."""
+    """Detectron2's augmentation input: with an index map of categories as `sem_seg`, for images of any proportions."""
 
     def transform(self, tfm: Transform) -> None:
+        keep_a_pixel(tfm, self.image.shape[:2])
         self.image = tfm.apply_image(self.image)
         if self.sem_seg is not None:
             self.sem_seg = transform_index_map(tfm, self.sem_seg)

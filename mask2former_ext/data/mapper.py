@@ -12,13 +12,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import check_image_size
 from fvcore.transforms.transform import Transform
 
 from .augmentations import large_scale_jitter, resize_crop_flip
 from .index_maps import NOTHING, IndexMapInput
-from .reading import DatasetDict, LabelSpace, describe, read_image_file
-from .targets import InstanceTargets, PanopticTargets, SemanticTargets, Targets
+from .reading import DatasetDict, LabelSpace, check_image_size, describe, read_image_file, require_keys
+from .targets import InstanceTargets, PanopticTargets, SemanticTargets, Targets, read_label_image
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +107,7 @@ class MaskFormerDatasetMapper:
 
     def __call__(self, dataset_dict: DatasetDict) -> DatasetDict:
         """Map one dataset dict, which stays as it is."""
+        require_keys(dataset_dict, ("file_name",))
         image = read_image_file(dataset_dict["file_name"], self.image_format, describe(dataset_dict))
         output = {key: value for key, value in dataset_dict.items() if key not in self.targets.SOURCE_KEYS}
         check_image_size(output, image)
@@ -130,22 +130,52 @@ class MaskFormerDatasetMapper:
         return torch.where(labels == NOTHING, self.labels.ignore_label, labels - 1)
 
 
+class EvaluationMapper(DatasetMapper):
+    """Detectron2's mapper as evaluation uses it, but it reads images as training does, and names those that are bad.
+
+    Calling it with a dataset dict gives a new dict: the keys that came in, less ``annotations`` and
+    ``sem_seg_file_name``, and ``image``, uint8 tensor [C, H, W] in INPUT.FORMAT, resized as INPUT.MIN_SIZE_TEST and
+    INPUT.MAX_SIZE_TEST say; ``sem_seg``, int64 tensor [H, W], if there are label images; ``height``, ``width`` of the
+    file.
+
+    Raises, when called:
+        FileNotFoundError: the image does not exist.
+        ValueError: it cannot be read, or has another size than its annotations say.
+    """
+
+    SOURCE_KEYS = ("annotations", "sem_seg_file_name")
+
+    def __call__(self, dataset_dict: DatasetDict) -> DatasetDict:
+        """Map one dataset dict, which stays as it is."""
+        require_keys(dataset_dict, ("file_name",))
+        image = read_image_file(dataset_dict["file_name"], self.image_format, describe(dataset_dict))
+        output = {key: value for key, value in dataset_dict.items() if key not in self.SOURCE_KEYS}
+        check_image_size(output, image)
+        labels = read_label_image(dataset_dict, image.shape[:2]) if "sem_seg_file_name" in dataset_dict else None
+        augmented = IndexMapInput(image, sem_seg=labels)
+        self.augmentations(augmented)
+        if labels is not None:
+            output["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64))
+        output["image"] = torch.from_numpy(np.array(augmented.image.transpose(2, 0, 1), order="C"))
+        return output
+
+
 def build_dataset_mapper(cfg: CfgNode, is_train: bool = True) -> Callable[[DatasetDict], DatasetDict]:
     """Build the mapper for INPUT.DATASET_MAPPER_NAME.
 
     Args:
         cfg: a config with the keys of `add_maskformer2_config`.
-        is_train: evaluation always uses Detectron2's DatasetMapper.
+        is_train: False for evaluation.
 
     Returns:
-        A `MaskFormerDatasetMapper`; Detectron2's DatasetMapper, with a warning, for a name that is not in
-        `DATASET_MAPPERS`.
+        A `MaskFormerDatasetMapper`; for evaluation an `EvaluationMapper`; for a name that is not in
+        `DATASET_MAPPERS` Detectron2's DatasetMapper, with a warning.
 
     Raises:
         ValueError: a key of the INPUT group cannot be used, or the training set has no ignore_label and needs one.
     """
     if not is_train:
-        return DatasetMapper(cfg, is_train=False)
+        return EvaluationMapper(cfg, is_train=False)
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name in DATASET_MAPPERS:
         return MaskFormerDatasetMapper(cfg)

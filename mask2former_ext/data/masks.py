@@ -14,6 +14,9 @@ from mask2former_ext.structures.packed_bit_masks import pack_rows, row_bytes
 
 Polygons = list[np.ndarray]
 
+# Of the image's longer side; so far from the origin may polygons reach. Rasterising takes memory for all of an outline.
+FARTHEST = 10
+
 
 def decode_segmentation(segmentation: Any, image_size: tuple[int, int], where: str) -> Polygons | np.ndarray:
     """Check one annotation's `segmentation` and bring it to one of two forms.
@@ -31,7 +34,7 @@ def decode_segmentation(segmentation: Any, image_size: tuple[int, int], where: s
         ValueError: the segmentation has none of these forms or does not fit the image.
     """
     if isinstance(segmentation, list):
-        return [_polygon(points, where) for points in segmentation]
+        return [_polygon(points, image_size, where) for points in segmentation]
     if isinstance(segmentation, dict):
         return _decode_rle(segmentation, image_size, where)
     if isinstance(segmentation, np.ndarray) and segmentation.ndim == 2 and segmentation.dtype in (np.uint8, np.bool_):
@@ -118,11 +121,19 @@ def _rasterise(polygons: Polygons, image_size: tuple[int, int], bits: np.ndarray
     bits[top:height, first : first + packed.shape[1]] = packed
 
 
-def _polygon(points: Any, where: str) -> np.ndarray:
-    polygon = np.array(points, dtype=np.float64).reshape(-1)
+def _polygon(points: Any, image_size: tuple[int, int], where: str) -> np.ndarray:
+    try:
+        polygon = np.array(points, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: a polygon that is no list of numbers ({error}). Remove the polygon.") from error
     if len(polygon) % 2 or len(polygon) < 6:
         raise ValueError(
             f"{where}: a polygon of {len(polygon)} numbers; it needs x and y of at least 3 points. Remove the polygon."
+        )
+    if not np.abs(polygon).max() <= FARTHEST * max(image_size):  # NaN is not
+        raise ValueError(
+            f"{where}: a polygon with coordinates {polygon.min():g}…{polygon.max():g}, but the image has "
+            f"{image_size[0]}×{image_size[1]} pixels (height × width). Coordinates must be finite numbers, in pixels."
         )
     return polygon.reshape(-1, 2)
 
@@ -132,23 +143,58 @@ def _decode_rle(rle: dict[str, Any], image_size: tuple[int, int], where: str) ->
     if missing:
         raise ValueError(f"{where}: the run-length code lacks {', '.join(missing)}; it needs size and counts.")
     _check_mask_size(rle["size"], image_size, "run-length code", where)
-    counts = rle["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != image_size[0] * image_size[1]:
-            raise ValueError(
-                f"{where}: the counts of the run-length code sum to {sum(counts)}, but the image has"
-                f" {image_size[0]}×{image_size[1]} = {image_size[0] * image_size[1]} pixels. Encode the mask again."
-            )
-        rle = coco_mask.frPyObjects(rle, *image_size)
     try:
-        return coco_mask.decode(rle)
+        runs = _run_lengths(rle["counts"])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: the run-length code cannot be decoded: {error}. Encode the mask again.") from error
+    # Past the mask's end pycocotools would write into other memory, before it leave what was in memory.
+    pixels = image_size[0] * image_size[1]
+    if runs.sum() != pixels or runs.min(initial=0) < 0 or runs.max(initial=0) > pixels:
+        raise ValueError(
+            f"{where}: the counts of the run-length code sum to {sum(runs.tolist())}, but the image has "
+            f"{image_size[0]}×{image_size[1]} = {pixels} pixels; none may be negative. Encode the mask again."
+        )
+    code = {"size": list(image_size), "counts": rle["counts"]}
+    if not isinstance(rle["counts"], (str, bytes)):
+        code = coco_mask.frPyObjects(code | {"counts": runs.tolist()}, *image_size)
+    return coco_mask.decode(code)
+
+
+def _run_lengths(counts: Any) -> np.ndarray:
+    """The lengths of the runs of zeros and ones, int64, of a run-length code's ``counts``.
+
+    COCO's text has 5 bits in a character, the lowest first, with a bit for "more follows"; from the fourth number on
+    it holds differences to the number before the last.
+
+    Raises:
+        ValueError, TypeError: these are no counts.
+    """
+    if not isinstance(counts, (str, bytes)):
+        runs = np.array(counts)
+        if runs.ndim != 1 or runs.dtype.kind not in "iu":
+            raise ValueError("counts are neither whole numbers nor COCO's text")
+        return runs.astype(np.int64)
+    text = counts.encode() if isinstance(counts, str) else counts
+    characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - ord("0")
+    last = np.flatnonzero((characters & 32) == 0)
+    if ((characters < 0) | (characters > 63)).any() or not len(last) or last[-1] + 1 < len(characters):
+        raise ValueError("counts are not COCO's text, or cut short")
+    lengths = np.diff(last, prepend=-1)
+    if lengths.max() > 7:
+        raise ValueError("counts hold a number beyond all images")
+    first = last + 1 - lengths
+    shifts = 5 * (np.arange(len(characters)) - np.repeat(first, lengths))
+    numbers = np.add.reduceat((characters & 31) << shifts, first)
+    numbers -= np.where(characters[last] & 16, 1 << 5 * lengths, 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
 
 
 def _check_mask_size(size: Any, image_size: tuple[int, int], what: str, where: str) -> None:
-    if tuple(size) != tuple(image_size):
+    size = list(size) if isinstance(size, (list, tuple, np.ndarray)) else size
+    if size != list(image_size):
         raise ValueError(
-            f"{where}: the {what} has size {list(size)} (height, width), but the image {list(image_size)}."
+            f"{where}: the {what} has size {size} (height, width), but the image {list(image_size)}."
             " Masks must be of the size of their image."
         )

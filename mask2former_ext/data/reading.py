@@ -5,13 +5,15 @@ Every error names the cause, the file or image, and the way out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
-from PIL.Image import DecompressionBombError
+from detectron2.data.detection_utils import SizeMismatchError, convert_PIL_to_numpy, read_image
+from detectron2.utils.file_io import PathManager
+from PIL import ExifTags, Image
 
 DatasetDict = dict[str, Any]
 
@@ -26,12 +28,14 @@ class LabelSpace:
 
 def describe(dataset_dict: DatasetDict) -> str:
     """How errors name an image: its file and, where there is one, its id."""
-    name = f"image {dataset_dict['file_name']}"
+    name = f"image {dataset_dict.get('file_name', 'without file_name')}"
     return f"{name} (image_id {dataset_dict['image_id']})" if "image_id" in dataset_dict else name
 
 
 def read_image_file(path: str, image_format: str | None, what: str) -> np.ndarray:
-    """Read an image file by Detectron2's `read_image`.
+    """Read an image file by Detectron2's `read_image`, turned as its EXIF orientation says.
+
+    Of 16 bits the higher 8 are kept where `image_format` asks for 8; Pillow would make everything above 255 white.
 
     Args:
         path: the file.
@@ -46,15 +50,50 @@ def read_image_file(path: str, image_format: str | None, what: str) -> np.ndarra
         ValueError: the file cannot be decoded.
     """
     try:
+        if image_format is not None and _is_deep(path):
+            higher = (read_image(path) >> 8).astype(np.uint8)
+            return convert_PIL_to_numpy(Image.fromarray(higher), image_format)
         return read_image(path, format=image_format)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path}: this file does not exist (the {what}). Compare the dataset's folders with datasets/README.md."
         ) from error
-    except (OSError, SyntaxError, DecompressionBombError) as error:  # Pillow says SyntaxError of broken PNG chunks
+    except Exception as error:  # of damaged files, Pillow's decoders raise whatever comes of their bytes
         raise ValueError(
             f"{path}: cannot be read (the {what}): {error}. Restore the file, or take the image out of the annotations."
         ) from error
+
+
+def _is_deep(path: str) -> bool:
+    """Tell whether an image has one channel of 16 bits; ValueError if it has one of which 8 cannot be made."""
+    with PathManager.open(path, "rb") as file:
+        image = Image.open(file)
+        # "I" is how earlier versions of Pillow open PNGs of 16 bits.
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+            return True
+        if image.mode in ("I", "F"):
+            raise ValueError(f"32 bits per pixel (Pillow's mode {image.mode}), whose range is unknown, are no picture")
+        return False
+
+
+def check_image_size(dataset_dict: DatasetDict, image: np.ndarray) -> None:
+    """Set `height` and `width` of a dataset dict; SizeMismatchError, a ValueError, if it states others."""
+    size = image.shape[:2]
+    stated = tuple(dataset_dict.get(key, side) for key, side in zip(("height", "width"), size, strict=True))
+    if stated != size:
+        raise SizeMismatchError(
+            f"{describe(dataset_dict)}: {size[0]}×{size[1]} pixels (height × width){_turned(dataset_dict['file_name'])}"
+            f", but its annotations say {stated[0]}×{stated[1]}. Correct height and width there, if the masks fit the "
+            "image as it is read."
+        )
+    dataset_dict["height"], dataset_dict["width"] = size
+
+
+def _turned(path: str) -> str:
+    """What an error about sizes says of an image that its EXIF orientation turns."""
+    with PathManager.open(path, "rb") as file:
+        orientation = Image.open(file).getexif().get(ExifTags.Base.Orientation, 1)
+    return f" when turned as its EXIF orientation {orientation} says" if orientation in range(2, 9) else ""
 
 
 def require_keys(dataset_dict: DatasetDict, keys: Iterable[str]) -> None:
@@ -72,7 +111,8 @@ def check_labels(classes: Iterable[int], labels: LabelSpace, where: str) -> None
 
     On a GPU such a label would end as a device-side assertion somewhere in the loss, without a trace of its image.
     """
-    bad = sorted({int(label) for label in classes if not 0 <= label < labels.num_classes})
+    whole = (int, np.integer)
+    bad = {str(label) for label in classes if not isinstance(label, whole) or not 0 <= label < labels.num_classes}
     if not bad:
         return
     ignored = (
@@ -81,7 +121,7 @@ def check_labels(classes: Iterable[int], labels: LabelSpace, where: str) -> None
         else f", pixels to ignore must hold the dataset's ignore_label {labels.ignore_label}"
     )
     raise ValueError(
-        f"{where}: label {', '.join(map(str, bad))} does not fit MODEL.SEM_SEG_HEAD.NUM_CLASSES = {labels.num_classes}."
+        f"{where}: label {', '.join(sorted(bad))} does not fit MODEL.SEM_SEG_HEAD.NUM_CLASSES = {labels.num_classes}."
         f" Labels must be contiguous ids 0…{labels.num_classes - 1}{ignored}. Map the dataset's ids to contiguous ones"
         " when registering it, or set NUM_CLASSES to the number of its classes."
     )
@@ -104,13 +144,12 @@ def check_segment_ids(
     Args:
         png_ids: ids that occur in the panoptic PNG at `path`.
     """
-    json_ids = [segment["id"] for segment in segments]
+    json_ids = Counter(segment.get("id") for segment in segments)
     in_png, in_json = set(png_ids.tolist()), set(json_ids)
-    repeated = sorted({segment_id for segment_id in in_json if json_ids.count(segment_id) > 1})
     findings = {
-        "are in segments_info but not in the PNG": sorted(in_json - in_png),
+        "are in segments_info but not in the PNG": sorted(in_json - in_png, key=str),
         "are in the PNG but not in segments_info": sorted(in_png - in_json - {0}),
-        "are listed more than once in segments_info": repeated,
+        "are listed more than once in segments_info": [id_ for id_, times in json_ids.items() if times > 1],
     }
     problems = [f"ids {_shorten(ids)} {problem}" for problem, ids in findings.items() if ids]
     if problems:
@@ -131,6 +170,6 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 
 
-def _shorten(ids: list[int], limit: int = 10) -> str:
+def _shorten(ids: list[Any], limit: int = 10) -> str:
     shown = ", ".join(map(str, ids[:limit]))
     return shown if len(ids) <= limit else f"{shown} and {len(ids) - limit} more"

@@ -57,6 +57,27 @@ class Targets(Protocol):
         """
 
 
+def read_label_image(dataset_dict: DatasetDict, image_size: tuple[int, int]) -> np.ndarray:
+    """Read `sem_seg_file_name` of a dataset dict whose image has `image_size` (H, W): uint16 H×W.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, holds no labels, or is of another size.
+    """
+    path = dataset_dict["sem_seg_file_name"]
+    label_map = read_image_file(path, None, "label image of " + describe(dataset_dict))
+    lowest, highest = label_map.min(), label_map.max()
+    is_labels = label_map.ndim == 2 and label_map.dtype.kind in "bui"
+    if not is_labels or lowest < 0 or highest > np.iinfo(np.uint16).max:
+        raise ValueError(
+            f"{path}: a label image has one channel of labels in 0…65535, this one has shape {label_map.shape} and"
+            f" {label_map.dtype} values {lowest}…{highest} ({describe(dataset_dict)}). Convert colour-coded labels"
+            " to contiguous ids first."
+        )
+    check_size(path, label_map.shape, image_size, dataset_dict)
+    return label_map.astype(np.uint16)  # one-bit files come as bool, which would not index the table below
+
+
 class SemanticTargets:
     """A one-channel image of labels (`sem_seg_file_name`): one mask per class that is present."""
 
@@ -75,14 +96,7 @@ class SemanticTargets:
     def read(cls, dataset_dict: DatasetDict, image_size: tuple[int, int], labels: LabelSpace) -> SemanticTargets:
         require_keys(dataset_dict, cls.SOURCE_KEYS)
         path = dataset_dict["sem_seg_file_name"]
-        label_map = read_image_file(path, None, "label image of " + describe(dataset_dict))
-        if label_map.ndim != 2 or label_map.min() < 0 or label_map.max() > np.iinfo(np.uint16).max:
-            raise ValueError(
-                f"{path}: a label image has one channel of labels in 0…65535, this one has shape {label_map.shape} and"
-                f" values {label_map.min()}…{label_map.max()}. Convert colour-coded labels to contiguous ids first."
-            )
-        check_size(path, label_map.shape, image_size, dataset_dict)
-        label_map = label_map.astype(np.uint16)  # one-bit files come as bool, which would not index the table below
+        label_map = read_label_image(dataset_dict, image_size)
         present = np.flatnonzero(np.bincount(label_map.reshape(-1)))
         classes = present[present != labels.ignore_label].astype(np.int64)
         check_labels(classes.tolist(), labels, f"{path} ({describe(dataset_dict)})")
@@ -122,7 +136,7 @@ class PanopticTargets:
         check_size(path, id_map.shape, image_size, dataset_dict)
         png_ids = np.unique(id_map)
         check_segment_ids(png_ids, segments, path, dataset_dict)
-        check_labels((segment["category_id"] for segment in segments), labels, describe(dataset_dict))
+        check_labels((segment.get("category_id") for segment in segments), labels, describe(dataset_dict))
         return cls(png_ids, np.searchsorted(png_ids, id_map), segments)
 
     def category_map(self) -> np.ndarray:
@@ -153,17 +167,19 @@ class InstanceTargets:
     @classmethod
     def read(cls, dataset_dict: DatasetDict, image_size: tuple[int, int], labels: LabelSpace) -> InstanceTargets:
         require_keys(dataset_dict, cls.SOURCE_KEYS)
-        classes, shapes = [], []
+        classes: list[Any] = []
+        shapes = []
         for k, annotation in enumerate(dataset_dict["annotations"]):
             if annotation.get("iscrowd", 0):
                 continue
             where = f"{describe(dataset_dict)}, annotation {k}"
-            if "segmentation" not in annotation:
+            segmentation = annotation.get("segmentation")
+            if segmentation is None or (isinstance(segmentation, list) and not segmentation):
                 raise ValueError(
                     f"{where}: no segmentation, and a box alone trains no mask. Remove the annotation or add a mask."
                 )
-            classes.append(annotation["category_id"])
-            shapes.append(decode_segmentation(annotation["segmentation"], image_size, where))
+            classes.append(annotation.get("category_id"))
+            shapes.append(decode_segmentation(segmentation, image_size, where))
         check_labels(classes, labels, describe(dataset_dict))
         return cls(classes, shapes)
 

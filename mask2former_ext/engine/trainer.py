@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, create_ddp_model
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import HookBase, TrainerBase
@@ -22,7 +23,8 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import build_checkpointer
-from ..data import TrainingLoader, build_training_loader
+from ..config import is_maskformer
+from ..data import TrainingLoader, build_dataset_mapper, build_training_loader
 from ..evaluation import build_evaluator
 from ..modeling.test_time_augmentation import MaskFormerWithTTA, SemanticSegmentorWithTTA
 from ..solver import build_optimizer
@@ -160,6 +162,13 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Any:
         """Return the iterable of training batches; see :func:`mask2former_ext.data.build_training_loader`."""
         return build_training_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Return the iterable of batches to evaluate on: lists of one mapped dataset dict."""
+        if not is_maskformer(cfg):
+            return super().build_test_loader(cfg, dataset_name)
+        return build_detection_test_loader(cfg, dataset_name, mapper=build_dataset_mapper(cfg, is_train=False))
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

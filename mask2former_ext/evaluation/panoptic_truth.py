@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..data.datasets import check_panoptic_metadata
+from ..data.datasets.annotation_files import read_json
 from ..data.reading import read_image_file, rgb_to_id
 from .panoptic_quality import SegmentMismatchError, Segments, segment_index
 
@@ -55,8 +55,7 @@ class PanopticTruth:
         self._root = metadata.panoptic_root
         self._thing_ids = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
         self._stuff_ids = {v: k for k, v in metadata.stuff_dataset_id_to_contiguous_id.items()}
-        with PathManager.open(self.json_file) as file:
-            content = json.load(file)
+        content = read_json(self.json_file, ("images", "annotations", "categories"))
         self.description = {key: content[key] for key in ("images", "categories")}
         self._annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
         self._category_index = {category["id"]: i for i, category in enumerate(content["categories"])}

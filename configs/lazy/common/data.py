@@ -2,17 +2,12 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.evaluation import COCOEvaluator
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from omegaconf import OmegaConf
 
-from mask2former_ext.data import MaskFormerDatasetMapper
+from mask2former_ext.data import EvaluationMapper, MaskFormerDatasetMapper
 from mask2former_ext.data.augmentations import PadToMultiple
 from mask2former_ext.data.index_maps import NOTHING
 from mask2former_ext.data.reading import LabelSpace
@@ -66,7 +61,7 @@ def loaders(train, test, *, targets, augmentations, test_size, evaluators, ignor
     )
     dataloader.test = L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names=test, filter_empty=False),
-        mapper=L(DatasetMapper)(
+        mapper=L(EvaluationMapper)(
             is_train=False,
             augmentations=[
                 L(T.ResizeShortestEdge)(short_edge_length=test_size[0], max_size=test_size[1], sample_style="choice")

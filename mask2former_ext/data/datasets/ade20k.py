@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from detectron2.data.datasets import load_sem_seg
-
-from .loading import DatasetDict, require_path
+from .loading import DatasetDict, load_semantic
 from .registration import (
     read_categories,
     register,
@@ -129,6 +127,4 @@ def load_full(image_root: str, sem_seg_root: str) -> list[DatasetDict]:
     Raises:
         FileNotFoundError: one of the folders is not there.
     """
-    require_path(image_root, "folder of images", HOW_TO_GET_FULL)
-    require_path(sem_seg_root, "folder of label images", HOW_TO_GET_FULL)
-    return load_sem_seg(sem_seg_root, image_root, gt_ext="tif")
+    return load_semantic(image_root, sem_seg_root, how_to_get=HOW_TO_GET_FULL, label_extension="tif")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from detectron2.data.datasets import load_coco_json, load_sem_seg
 from detectron2.utils.file_io import PathManager
+
+from .annotation_files import check_instances, entries_by, read_json
 
 DatasetDict = dict[str, Any]
 
@@ -56,18 +57,24 @@ def load_panoptic(
         ValueError: the annotations are not in COCO panoptic format, or use an unknown category.
     """
     require_path(panoptic_json, "panoptic annotations", how_to_get)
-    with PathManager.open(panoptic_json) as file:
-        content = json.load(file)
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    if not annotations or "segments_info" not in annotations[0]:
+    content = read_json(panoptic_json, ["annotations"])
+    entries = content["annotations"]
+    if not entries or not all(isinstance(x, Mapping) and isinstance(x.get("segments_info"), list) for x in entries):
         raise ValueError(
             f'{panoptic_json}: not COCO panoptic annotations: "annotations" must list, per image, file_name, image_id'
             " and segments_info. Instance annotations must be converted first."
         )
-    images = {image["id"]: image for image in content.get("images", [])}
+    required = ("image_id", "file_name", "segments_info")
+    annotations = entries_by("image_id", entries, required, f"{panoptic_json}, annotations").values()
+    images = entries_by("id", content.get("images") or [], ("id",), f"{panoptic_json}, images")
     dicts = []
     for annotation in annotations:
         image = images.get(annotation["image_id"], {})
+        if images and not image:
+            raise ValueError(
+                f"{panoptic_json}: there is an annotation for image_id {annotation['image_id']}, which is not among the"
+                " images. List the image, or remove its annotation."
+            )
         # COCO's images are .jpg; "images" is what knows about others.
         default = os.path.splitext(annotation["file_name"])[0] + ".jpg"
         record = {
@@ -99,13 +106,16 @@ _FIRST_FILES = {
 def _contiguous(
     segment: DatasetDict, thing_ids: Mapping[int, int], all_ids: Mapping[int, int], where: str
 ) -> DatasetDict:
+    ids = [segment.get(key) if isinstance(segment, Mapping) else None for key in ("id", "category_id")]
+    if not all(isinstance(number, int) for number in ids):
+        raise ValueError(f"{where}: a segment lacks id or category_id, whole numbers: {segment}. Complete the file.")
     category = segment["category_id"]
     if category not in all_ids:
         raise ValueError(
             f"{where}: segment {segment['id']} has category_id {category}, which is not registered."
             " Register the dataset with all of its categories."
         )
-    return segment | {"category_id": all_ids[category], "isthing": category in thing_ids}
+    return {**segment, "category_id": all_ids[category], "isthing": category in thing_ids}
 
 
 def load_instances(
@@ -119,10 +129,14 @@ def load_instances(
 
     Raises:
         FileNotFoundError: the annotations, or the first image, are not there.
-        ValueError: an annotation has a category that is not among `thing_ids`.
+        ValueError: the file is not in COCO's format, contradicts itself, or an annotation has a category that is not
+            among `thing_ids`.
     """
     require_path(json_file, "instance annotations", how_to_get)
+    check_instances(read_json(json_file, ["images", "annotations"]), json_file)
     dicts = load_coco_json(json_file, image_root)
+    if not dicts:
+        raise ValueError(f"{json_file}: its list of images is empty, so there is nothing to load. {how_to_get}")
     for record in dicts:
         for annotation in record["annotations"]:
             category = annotation["category_id"]
@@ -138,12 +152,31 @@ def load_instances(
     return dicts
 
 
-def load_semantic(image_root: str, sem_seg_root: str, *, how_to_get: str) -> list[DatasetDict]:
-    """Load a folder of images and one of label images by Detectron2's `load_sem_seg`.
+def load_semantic(
+    image_root: str, sem_seg_root: str, *, how_to_get: str, label_extension: str = "png"
+) -> list[DatasetDict]:
+    """Load a folder of images (.jpg) and one of label images of the same names by Detectron2's `load_sem_seg`.
 
     Raises:
-        FileNotFoundError: one of the folders is not there.
+        FileNotFoundError: one of the folders is not there, or no label image has the name of an image.
+        ValueError: there are as many label images as images, but of other names.
     """
     require_path(image_root, "folder of images", how_to_get)
     require_path(sem_seg_root, "folder of label images", how_to_get)
-    return load_sem_seg(sem_seg_root, image_root)
+    try:
+        dicts = load_sem_seg(sem_seg_root, image_root, gt_ext=label_extension)
+    except AssertionError:  # there is no label image
+        dicts = []
+    if not dicts:
+        raise FileNotFoundError(
+            f"{image_root}: no image (.jpg) in this folder has a label image (.{label_extension}) of its name in "
+            f"{sem_seg_root}. {how_to_get}"
+        )
+    for record in dicts:  # Detectron2 pairs them by their order
+        names = [os.path.splitext(os.path.basename(path))[0] for path in record.values()]
+        if names[0] != names[1]:
+            raise ValueError(
+                f"{record['file_name']}: the label image that comes in its place is {record['sem_seg_file_name']}. "
+                "Images and label images must have the same names."
+            )
+    return dicts
