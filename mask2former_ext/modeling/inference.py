@@ -325,7 +325,7 @@ def _number_segments(
 def masks_to_boxes(masks: Tensor) -> Tensor:
     """N×4 float32 boxes (x1, y1, x2, y2), in pixels, around the pixels of N×H×W bool masks; zeros for an empty mask."""
     height, width = masks.shape[-2:]
-    if not len(masks):
+    if masks.shape[0] == 0:  # len() would make the number a constant of a graph that is being exported
         return torch.zeros(0, 4, device=masks.device)
     columns, rows = masks.any(1), masks.any(2)
     x1, x2 = columns.byte().argmax(1), width - columns.flip(1).byte().argmax(1)

@@ -119,6 +119,11 @@ class MaskFormer(nn.Module):
         """Where images are processed."""
         return self.pixel_mean.device
 
+    @property
+    def thing_classes(self) -> set[int]:
+        """Indices of the classes that are things, by ``metadata``."""
+        return set(getattr(self.metadata, "thing_dataset_id_to_contiguous_id", {}).values())
+
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Compute losses in training mode, results in evaluation mode.
 
@@ -208,7 +213,7 @@ class MaskFormer(nn.Module):
 
     def _rules(self, class_logits: Tensor, size: Size) -> dict[str, Rule]:
         """Key of the result → how to compute it, for the tasks that are on."""
-        things = set(getattr(self.metadata, "thing_dataset_id_to_contiguous_id", {}).values())
+        things = self.thing_classes
         rules: dict[str, Rule] = {}
         if self.semantic_on:
             rules["sem_seg"] = SemanticRule(class_logits, size)

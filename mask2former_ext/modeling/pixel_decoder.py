@@ -26,6 +26,8 @@ from .position_encoding import ENCODINGS_KEPT, PositionEmbeddingSine, remember
 ENCODER_FEEDFORWARD_DIM = 1024
 # Scales that the transformer decoder looks at: 1/32, 1/16 and 1/8.
 NUM_DECODER_LEVELS = 3
+# L×2, or (height, width) of each level
+LevelShapes = Tensor | Sequence[tuple[int, int]]
 
 
 class MSDeformAttnEncoderLayer(nn.Module):
@@ -45,7 +47,7 @@ class MSDeformAttnEncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(
-        self, x: Tensor, position: Tensor, reference_points: Tensor, spatial_shapes: Tensor, level_starts: Tensor
+        self, x: Tensor, position: Tensor, reference_points: Tensor, spatial_shapes: LevelShapes, level_starts: Tensor
     ) -> Tensor:
         """B×S×C to B×S×C; ``position`` is 1×S×C, ``reference_points`` B×S×L×2."""
         attended = self.self_attn(x + position, reference_points, x, spatial_shapes, level_starts)
@@ -66,7 +68,7 @@ class MSDeformAttnEncoder(nn.Module):
         self.layers = nn.ModuleList(MSDeformAttnEncoderLayer(**layer_args) for _ in range(num_layers))
 
     def forward(
-        self, x: Tensor, position: Tensor, reference_points: Tensor, spatial_shapes: Tensor, level_starts: Tensor
+        self, x: Tensor, position: Tensor, reference_points: Tensor, spatial_shapes: LevelShapes, level_starts: Tensor
     ) -> Tensor:
         """B×S×C to B×S×C; see :class:`MSDeformAttnEncoderLayer`."""
         for layer in self.layers:
@@ -82,7 +84,7 @@ def pixel_centers(level_shapes: tuple[tuple[int, int], ...], device: torch.devic
     for height, width in level_shapes:
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-        centers.append(torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=-1))
+        centers.append(torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1))
     return torch.cat(centers)[None, :, None].expand(-1, -1, len(level_shapes), -1)
 
 
@@ -91,6 +93,8 @@ class MSDeformAttnTransformer(nn.Module):
 
     def __init__(self, dim: int, levels: int, num_layers: int, **layer_args: Any) -> None:
         super().__init__()
+        # plain PyTorch in place of the compiled operator, in a form that can be exported for images of any size
+        self.plain_operator = False
         self.encoder = MSDeformAttnEncoder(num_layers, dim=dim, levels=levels, **layer_args)
         self.level_embed = nn.Parameter(torch.empty(levels, dim))
         nn.init.normal_(self.level_embed)
@@ -104,7 +108,7 @@ class MSDeformAttnTransformer(nn.Module):
             [p.flatten(2).transpose(1, 2) + embed for p, embed in zip(positions, self.level_embed, strict=True)], dim=1
         )
         # on the CPU, where reading them makes no GPU wait
-        spatial_shapes = torch.tensor(shapes, dtype=torch.int64)
+        spatial_shapes = shapes if self.plain_operator else torch.tensor(shapes, dtype=torch.int64)
         level_starts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], dtype=torch.int64)
         reference_points = pixel_centers(tuple(shapes), x.device).expand(x.shape[0], -1, -1, -1)
         x = self.encoder(x, position, reference_points, spatial_shapes, level_starts)

@@ -6,6 +6,7 @@ Shapes: B batch, S pixels of all levels together, M heads, Q queries, L levels, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from .extension import uses_fused
 from .functional import ms_deform_attn
 from .linear import Linear
+from .reference import ms_deform_attn_reference
 
 
 class MSDeformAttn(nn.Module):
@@ -56,7 +58,7 @@ class MSDeformAttn(nn.Module):
         query: Tensor,
         reference_points: Tensor,
         input_flatten: Tensor,
-        input_spatial_shapes: Tensor,
+        input_spatial_shapes: Tensor | Sequence[tuple[int, int]],
         input_level_start_index: Tensor,
         input_padding_mask: Tensor | None = None,
     ) -> Tensor:
@@ -66,7 +68,8 @@ class MSDeformAttn(nn.Module):
             query: B×Q×C.
             reference_points: B×Q×L×2, (x, y) in [0, 1]; or B×Q×L×4, boxes (center x, center y, width, height).
             input_flatten: B×S×C, the levels' pixels one after another.
-            input_spatial_shapes: L×2 int64, (height, width).
+            input_spatial_shapes: L×2 int64, (height, width). The same as numbers asks for plain PyTorch: a graph that
+                holds for other sizes too, which exporters can take apart.
             input_level_start_index: L int64.
             input_padding_mask: B×S bool, True where a pixel is padding and counts as zero.
 
@@ -83,33 +86,49 @@ class MSDeformAttn(nn.Module):
         logits = self.attention_weights(query).view(samples)
         if reference_points.shape[-1] not in (2, 4):
             raise ValueError(f"reference_points need 2 or 4 coordinates, got shape {tuple(reference_points.shape)}.")
-        if uses_fused(query.device.type, query.device.index):
+        if isinstance(input_spatial_shapes, Tensor) and uses_fused(query.device.type, query.device.index):
             sampled = torch.ops.mask2former_ext.ms_deform_attn_fused(
                 value, input_spatial_shapes, input_level_start_index, reference_points, offsets, logits
             )
         else:
             locations = sampling_locations(reference_points, offsets, input_spatial_shapes)
             weights = _at_least_float32(logits).flatten(3).softmax(-1).view(samples)
-            sampled = ms_deform_attn(value, input_spatial_shapes, input_level_start_index, locations, weights)
+            if isinstance(input_spatial_shapes, Tensor):
+                sampled = ms_deform_attn(value, input_spatial_shapes, input_level_start_index, locations, weights)
+            else:
+                sampled = ms_deform_attn_reference(value, input_spatial_shapes, locations, weights)
         return self.output_proj(sampled)
 
 
-def sampling_locations(reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor) -> Tensor:
+def sampling_locations(
+    reference_points: Tensor, offsets: Tensor, spatial_shapes: Tensor | Sequence[tuple[int, int]]
+) -> Tensor:
     """Where samples are taken, in [0, 1] of width and height (Deformable DETR, section 4.1 and appendix A.3).
 
     Args:
         reference_points: B×Q×L×2, (x, y); or B×Q×L×4, boxes (center x, center y, width, height).
         offsets: B×Q×M×L×P×2, in pixels of the level; with boxes, in halves of the box divided by P.
-        spatial_shapes: L×2, (height, width).
+        spatial_shapes: L×2, (height, width); a tensor or numbers.
 
     Returns:
         B×Q×M×L×P×2, float32 at least, because bfloat16 cannot tell neighbouring pixels of a large level apart.
     """
     offsets = _at_least_float32(offsets)
     reference = reference_points[:, :, None, :, None, :]
-    if reference_points.shape[-1] == 2:
-        return reference + offsets / spatial_shapes.flip(-1).to(offsets)[None, None, None, :, None, :]
-    return reference[..., :2] + offsets / offsets.shape[-2] * reference[..., 2:] * 0.5
+    if reference_points.shape[-1] == 4:
+        return reference[..., :2] + offsets / offsets.shape[-2] * reference[..., 2:] * 0.5
+    if not isinstance(spatial_shapes, Tensor):
+        return reference + _in_level_sizes(offsets, spatial_shapes)
+    return reference + offsets / spatial_shapes.flip(-1).to(offsets)[None, None, None, :, None, :]
+
+
+def _in_level_sizes(offsets: Tensor, level_shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Divide B×Q×M×L×P×2 offsets by numbers, which may be unknowns of a graph that is being exported."""
+    levels = [
+        torch.stack([offset[..., 0] / width, offset[..., 1] / height], dim=-1)
+        for offset, (height, width) in zip(offsets.unbind(3), level_shapes, strict=True)
+    ]
+    return torch.stack(levels, dim=3)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

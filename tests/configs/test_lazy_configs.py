@@ -166,7 +166,8 @@ def test_same_evaluators(pair, monkeypatch):
     cfg, lazy = pair
     made = []
 
-    def init(self, dataset_name, tasks=None, output_dir=None):
+    def init(self, dataset_name, tasks=None, output_dir=None, *, boundary_dilation_ratio=None):
+        assert boundary_dilation_ratio is None  # TEST.BOUNDARY is off
         made.append((type(self).__name__, dataset_name, plain(tasks), output_dir))
 
     for evaluator in EVALUATORS:

@@ -19,7 +19,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ...ops.linear import Linear
-from .window_attention import WindowAttention, join_windows, pad_to_multiple, shifted_window_mask, split_windows
+from .window_attention import (
+    WindowAttention,
+    join_windows,
+    pad_to_multiple,
+    shifted_window_mask,
+    split_windows,
+    to_multiple,
+)
 
 # Standard deviation of the truncated normal distribution that linear layers and position tables start from.
 INIT_STD = 0.02
@@ -139,7 +146,7 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """B×H×W×C to the map of this stage, of the same shape, and the input of the next."""
-        height, width = (length + -length % self.window_size for length in x.shape[1:3])
+        height, width = (length + to_multiple(length, self.window_size) for length in x.shape[1:3])
         blocked = shifted_window_mask(height, width, self.window_size, self.shift, x.device)
         for block in self.blocks:
             if self.use_checkpoint and torch.is_grad_enabled():

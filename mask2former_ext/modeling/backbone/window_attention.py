@@ -6,13 +6,12 @@ D heads.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...ops.linear import Linear
+from ..position_encoding import remember
 
 
 def relative_position_index(window_size: int) -> Tensor:
@@ -75,32 +74,49 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # D×N×N
         mask = bias[None]
         if blocked is not None:
-            mask = bias.masked_fill(blocked[:, None], float("-inf")).expand(batch, -1, -1, -1, -1).flatten(0, 1)
+            mask = bias.masked_fill(blocked[:, None], float("-inf"))
+            if _in_graph() or batch > 1:
+                mask = mask.repeat(batch, 1, 1, 1)
         dropout = self.attn_dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.qk_scale)
         return self.dropout(self.proj(attended.transpose(1, 2).flatten(2).unflatten(0, (batch, windows))))
 
 
+def to_multiple(length: int, multiple: int) -> int:
+    """What ``length`` lacks to the next multiple; in a form in which exporters see that the sum is one."""
+    return (length + multiple - 1) // multiple * multiple - length
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad B×H×W×C with zeros at the bottom and at the right, where the multiple does not divide H or W."""
-    height, width = -x.shape[1] % multiple, -x.shape[2] % multiple
-    return F.pad(x, (0, 0, 0, width, 0, height)) if height or width else x
+    height, width = to_multiple(x.shape[1], multiple), to_multiple(x.shape[2], multiple)
+    return F.pad(x, (0, 0, 0, width, 0, height)) if _in_graph() or height or width else x
 
 
 def split_windows(x: Tensor, window_size: int) -> Tensor:
     """B×H×W×… to B×G×N×…, windows and their pixels row by row; M divides H and W."""
     x = x.unflatten(2, (-1, window_size)).unflatten(1, (-1, window_size))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return _swap(x).flatten(3, 4).flatten(1, 2)
 
 
 def join_windows(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
     """B×G×N×C to B×H×W×C, the inverse of :func:`split_windows`."""
     rows, columns = height // window_size, width // window_size
     x = windows.unflatten(2, (window_size, window_size)).unflatten(1, (rows, columns))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return _swap(x).flatten(3, 4).flatten(1, 2)
 
 
-@lru_cache(maxsize=256)
+def _swap(x: Tensor) -> Tensor:
+    """Dimensions 2 and 3 in each other's place, and in memory too: a copy in any case, whatever their sizes."""
+    return x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+
+
+def _in_graph() -> bool:
+    """Whether what runs becomes a graph, which is to hold for other sizes too: so it does not ask for the size."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+@remember(256)
 def _window_sides(height: int, width: int, window_size: int, shift: int, device: torch.device) -> Tensor:
     """G×N uint8: which side of the seams each pixel of a rolled map lies on.
 

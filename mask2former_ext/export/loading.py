@@ -1,0 +1,40 @@
+"""The model to export, from its config and checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.modeling import build_model
+
+from ..checkpoint import Checkpointer
+from ..config import is_maskformer, load_config
+from ..modeling import MaskFormer
+
+
+def load_for_export(config_file: str, weights: str, opts: Sequence[str] = ()) -> tuple[MaskFormer, str]:
+    """Build the model of a YAML config in evaluation mode, on the CPU unless ``opts`` set MODEL.DEVICE.
+
+    Args:
+        config_file: of a Mask2Former.
+        weights: a checkpoint, whose classes must be the config's; empty for random weights.
+        opts: alternating keys and values.
+
+    Returns:
+        The model and INPUT.FORMAT.
+
+    Raises:
+        OSError, ValueError: config or weights cannot be read, do not fit each other, or are of another model.
+    """
+    cfg = load_config(config_file, ["MODEL.DEVICE", "cpu", *opts])
+    if not is_maskformer(cfg):
+        raise ValueError(
+            f"'{config_file}' is of the meta-architecture {cfg.MODEL.META_ARCHITECTURE}, and only Mask2Former is "
+            "exported here. Detectron2 exports its own models, Mask R-CNN among them: tools/deploy/export_model.py in "
+            "its repository, or detectron2.export.TracingAdapter."
+        )
+    cfg.MODEL.COMPILE = False  # a graph is made of the plain model
+    model = build_model(cfg).eval()
+    assert isinstance(model, MaskFormer)
+    if weights:
+        Checkpointer(model, new_classes=False).load(weights)
+    return model, cfg.INPUT.FORMAT
