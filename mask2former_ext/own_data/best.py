@@ -107,7 +107,7 @@ class OwnDataTrainer(Trainer):
             return built
         for hook in built:
             if isinstance(hook, PeriodicCheckpointer):
-                hook.max_to_keep = 1
+                hook.max_to_keep = 2  # should the last be damaged
         position = next(index for index, hook in enumerate(built) if isinstance(hook, EvalHook))
         evaluator_type = MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).evaluator_type
         built.insert(position + 1, KeepBest(self, HEADLINES[evaluator_type]))

@@ -44,9 +44,10 @@ def test_some_process_had_no_masks_while_another_had(results):
 def test_figures_are_exactly_the_same(results):
     """Seven images: four for one process, three for the other."""
     one, two = (results[number]["evaluate"] for number in (1, 2))
-    assert one == two
+    # NaN, for sizes that no instance has, is equal to itself here
+    assert str(one) == str(two)
     for task, metric in (("panoptic_seg", "PQ"), ("segm", "AP"), ("sem_seg", "mIoU")):
-        assert 10 < one[task][metric] < 99, (task, metric)
+        assert 5 < one[task][metric] < 95, (task, metric)
 
 
 @pytest.mark.parametrize(("how", "said"), [("raising", "this worker died"), ("killed", "")])

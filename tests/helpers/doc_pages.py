@@ -18,6 +18,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*=")
 NEEDS = "# needs "
+INDENTED = re.compile(r"^    (python .+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,7 @@ class Command:
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
-    return [
-        Block(page, text[: found.start(2)].count("\n") + 1, found[1], found[2]) for found in FENCE.finditer(text)
-    ]
+    return [Block(page, text[: found.start(2)].count("\n") + 1, found[1], found[2]) for found in FENCE.finditer(text)]
 
 
 def commands(block: Block) -> list[Command]:
@@ -78,7 +77,11 @@ def commands(block: Block) -> list[Command]:
 
 
 def commands_of(page: Path) -> list[Command]:
-    return [command for block in blocks(page) if block.language == "bash" for command in commands(block)]
+    """The commands of all blocks of bash. Indented ones, of datasets/README.md, need the published files."""
+    fenced = [command for block in blocks(page) if block.language == "bash" for command in commands(block)]
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    place = str(page.relative_to(ROOT))
+    return fenced + [Command(place, {}, shlex.split(line), "published files") for line in INDENTED.findall(prose)]
 
 
 def without_code(text: str) -> str:

@@ -47,7 +47,7 @@ def predict(cfg):
     sizes = torch.Generator().manual_seed(0)
     footprints = []
     for index in range(1, 501):
-        height, width = torch.randint(16, 257, (2,), generator=sizes).tolist()
+        height, width = torch.randint(33, 257, (2,), generator=sizes).tolist()
         with torch.no_grad():
             model([{"image": torch.rand(3, height, width) * 255, "height": 2 * height, "width": 2 * width}])
         footprints.append(footprint(index))

@@ -98,15 +98,19 @@ def merged(one, other):
 
 
 def write_split(folder, split, coins=COINS):
-    """Write images of bright rectangles on dark ground in the layout of the coins dataset; ``coins`` by image id."""
+    """Write images of bright rectangles on dark ground in the layout of the coins dataset.
+
+    ``coins`` are the rectangles, x0, y0, x1, y1, of every image by its id; None stands for an image without labels.
+    """
     images, instances, panoptic = [], [], []
     for name in (split, f"panoptic_{split}", f"panoptic_semseg_{split}"):
         (folder / name).mkdir(parents=True)
     for image_id, boxes in coins.items():
         image = np.full((HEIGHT, WIDTH, 3), 40, dtype=np.uint8)
-        ids = np.ones((HEIGHT, WIDTH, 3), dtype=np.uint8) * [1, 0, 0]
-        segments = [{"id": 1, "category_id": 2, "iscrowd": 0}]
-        for number, (x0, y0, x1, y1) in enumerate(boxes, start=2):
+        ground = 0 if boxes is None else 1
+        ids = np.ones((HEIGHT, WIDTH, 3), dtype=np.uint8) * [ground, 0, 0]
+        segments = [{"id": 1, "category_id": 2, "iscrowd": 0}] * ground
+        for number, (x0, y0, x1, y1) in enumerate(boxes or [], start=2):
             image[y0:y1, x0:x1] = 200
             ids[y0:y1, x0:x1] = [number, 0, 0]
             segments.append({"id": number, "category_id": 1, "iscrowd": 0})
@@ -125,7 +129,7 @@ def write_split(folder, split, coins=COINS):
             segment["area"] = int((ids[..., 0] == segment["id"]).sum())
         Image.fromarray(image).save(folder / split / f"{image_id}.png")
         Image.fromarray(ids.astype(np.uint8)).save(folder / f"panoptic_{split}" / f"{image_id}.png")
-        semantic = (ids[..., 0] == 1).astype(np.uint8)
+        semantic = np.array([255, 1, *[0] * 254], dtype=np.uint8)[ids[..., 0]]
         Image.fromarray(semantic).save(folder / f"panoptic_semseg_{split}" / f"{image_id}.png")
         images.append({"id": image_id, "file_name": f"{image_id}.png", "height": HEIGHT, "width": WIDTH})
         panoptic.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments})

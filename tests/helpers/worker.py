@@ -132,6 +132,7 @@ def die(cfg, folder, how):
 
 def main(folder, action):
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     cfg = load_config(str(folder / "config.yaml"))
     if is_worker():
         join(cfg.MODEL.DEVICE)

@@ -12,19 +12,19 @@ import yaml
 from tiny_coins import COMMON, MASK_FORMER, merged, write_split
 
 HELPERS = Path(__file__).parents[1] / "helpers"
-# Few images with coins, so that some of a step's processes have none.
+# Many images without labels, so that some of a step's processes have nothing to learn from.
 COINS = {
-    1: [],
+    1: None,
     2: [(8, 8, 24, 24)],
-    3: [],
+    3: None,
     4: [(5, 10, 30, 35), (40, 20, 60, 50)],
-    5: [],
-    6: [],
+    5: None,
+    6: [(20, 20, 60, 40)],
     7: [(10, 10, 20, 30), (30, 30, 50, 50), (55, 5, 70, 20)],
 }
 SETTINGS = {
-    # Images of a batch must not see each other, nor be put together by their shape: all have one.
-    "MODEL": {"RESNETS": {"NORM": "FrozenBN"}},
+    # Images of a batch must not see each other, nor be put together by their shape; dropout differs between processes.
+    "MODEL": {"RESNETS": {"NORM": "FrozenBN"}, "MASK_FORMER": {"DROPOUT": 0.0}},
     "DATALOADER": {"ASPECT_RATIO_GROUPING": False},
     "SOLVER": {"IMS_PER_BATCH": 4, "MAX_ITER": 5, "CHECKPOINT_PERIOD": 100, "BASE_LR": 0.001},
     "TEST": {"EVAL_PERIOD": 0},

@@ -93,7 +93,7 @@ def test_the_best_model_is_kept_and_survives_resuming(request_for, figures, tmp_
     assert torch.equal(best_weights(output), evaluated[1])
     assert not torch.equal(evaluated[1], evaluated[2])
     assert best_figures(output) == {"metric": "segm/AP", "value": 30.0, "iterations": 2, "results": {"segm/AP": 30.0}}
-    assert len(list(output.glob("model_00*.pth"))) == 1  # to resume from
+    assert len(list(output.glob("model_00*.pth"))) == 2  # to resume from
 
     planned += [25.0]
     train(str(output), ("SOLVER.MAX_ITER", "4"), resume=True)

@@ -14,7 +14,7 @@ from worker_processes import HELPERS, environment
 SETTINGS = {
     "MODEL": {"MASK_FORMER": {"TRAIN_NUM_POINTS": 32, "NUM_OBJECT_QUERIES": 5}},
     "DATALOADER": {"ASPECT_RATIO_GROUPING": False},
-    "INPUT": {"IMAGE_SIZE": 32, "MIN_SIZE_TEST": 32},
+    "INPUT": {"IMAGE_SIZE": 64, "MIN_SIZE_TEST": 48},
     "SOLVER": {"IMS_PER_BATCH": 1, "MAX_ITER": 2000, "CHECKPOINT_PERIOD": 500},
     "TEST": {"EVAL_PERIOD": 200},
 }
