@@ -1,4 +1,5 @@
 # make demo · make test · make lint · make sanitize    each sets up what it needs, once, in $(VENV).
+# make test-oldest · make test-newest                  the test suite alone, in .venv-oldest and .venv-newest.
 #
 #   PYTHON       the interpreter to start from (3.10 or newer)    make demo PYTHON=python3.12
 #   VENV         where the environment lives                      make test VENV=/somewhere/venv
@@ -12,6 +13,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# What pip is asked to install first, and the files of all the rest.
+TORCH ?= -r requirements/torch.txt
+REQUIREMENTS ?= requirements/base.txt requirements/dev.txt
 PYTEST_FLAGS ?=
 DEMO_FLAGS ?=
 ifndef FORCE_CUDA
@@ -28,6 +32,8 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 # Two stamps, so that FORCE_CUDA=1 compiles what was compiled for the CPU alone before; what has CUDA has the CPU too.
 PACKAGE := $(STAMPS)/package$(if $(filter 1,$(FORCE_CUDA)),-cuda)
+# Compiled, they lie among the sources, for the environment that did it last.
+COMPILED := $(wildcard mask2former_ext/_C.*.so)
 OPERATORS := $(wildcard $(addprefix mask2former_ext/ops/csrc/,*.cpp *.h */*.cpp */*.h */*.cu */*.cuh))
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-input
 # Without a terminal pip's bars are noise: there it names the downloads of the longest step and is quiet otherwise.
@@ -39,12 +45,14 @@ QUIET := --quiet
 NO_BARS := --progress-bar off
 endif
 
-.PHONY: help setup demo test lint sanitize
+.PHONY: help setup demo test suite test-oldest test-newest lint sanitize
 
 help:
 	@echo "make demo       train and evaluate Mask2Former and Mask R-CNN on a real photograph, with pictures"
 	@echo "make test       lint, then the test suite"
 	@echo "make lint       ruff (rules and formatting) and mypy"
+	@echo "make test-oldest   the test suite with Python 3.10 and the oldest torch and packages that setup.py admits"
+	@echo "make test-newest   the test suite with the newest torch of the package index"
 	@echo "make sanitize   the C++ tests of the operators under the address and undefined-behaviour sanitizers"
 	@echo "make setup      only the set-up that each of these does by itself, in $(VENV)"
 
@@ -54,8 +62,20 @@ demo: setup
 	$(BIN)/python datasets/prepare_coins.py
 	$(BIN)/python tools/quickstart.py $(DEMO_FLAGS)
 
-test: lint
+test: lint suite
+
+suite: setup
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# PYTHON is the interpreter here too where it is given.
+test-oldest:
+	$(MAKE) suite VENV=.venv-oldest PYTHON="$(if $(filter file,$(origin PYTHON)),python3.10,$(PYTHON))" \
+	    TORCH="-r requirements/oldest.txt" REQUIREMENTS=requirements/oldest.txt
+
+# Which torch is the newest is asked every time: its stamp goes, and the operators are compiled for what is found.
+test-newest:
+	rm -f .venv-newest/stamps/torch
+	$(MAKE) suite VENV=.venv-newest TORCH="--upgrade setuptools torch torchvision"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -75,14 +95,14 @@ $(STAMPS)/venv:
 	"$(PYTHON)" -m venv "$(VENV)"
 	@mkdir -p "$(STAMPS)" && touch "$@"
 
-$(STAMPS)/torch: requirements/torch.txt | $(STAMPS)/venv
+$(STAMPS)/torch: $(filter %.txt,$(TORCH)) | $(STAMPS)/venv
 	@echo "== set-up 2/5: torch and torchvision, with the CUDA packages they bring about 5 GB: some minutes"
-	$(PIP_INSTALL) $(NO_BARS) -r requirements/torch.txt -c requirements/base.txt
+	$(PIP_INSTALL) $(NO_BARS) $(TORCH) $(addprefix -c ,$(REQUIREMENTS))
 	@touch "$@"
 
-$(STAMPS)/requirements: requirements/base.txt requirements/dev.txt requirements/without_dependencies.txt $(STAMPS)/torch
+$(STAMPS)/requirements: $(REQUIREMENTS) requirements/without_dependencies.txt $(STAMPS)/torch
 	@echo "== set-up 3/5: the packages of requirements/"
-	$(PIP_INSTALL) $(QUIET) -r requirements/base.txt -r requirements/dev.txt
+	$(PIP_INSTALL) $(QUIET) $(addprefix -r ,$(REQUIREMENTS))
 	$(PIP_INSTALL) $(QUIET) --no-deps -r requirements/without_dependencies.txt
 	@touch "$@"
 
@@ -91,7 +111,7 @@ $(STAMPS)/detectron2: tools/install_detectron2.py tools/detectron2_adaptation.py
 	$(BIN)/python tools/install_detectron2.py
 	@touch "$@"
 
-$(PACKAGE): setup.py pyproject.toml mask2former_ext/__init__.py $(OPERATORS) $(STAMPS)/detectron2
+$(PACKAGE): setup.py pyproject.toml mask2former_ext/__init__.py $(OPERATORS) $(COMPILED) $(STAMPS)/detectron2
 	@echo "== set-up 5/5: mask2former_ext, editable, and its operators compiled: a minute or two"
 	$(PIP_INSTALL) $(QUIET) --no-build-isolation --no-deps -e .
 	@$(BIN)/python -c "from mask2former_ext.ops.extension import load_extension; print(load_extension())"

@@ -24,25 +24,26 @@ CSRC = Path("mask2former_ext") / "ops" / "csrc"
 # Where no GPU is visible and TORCH_CUDA_ARCH_LIST is not set: machine code for two, and PTX for what comes after.
 DEFAULT_CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
+# The lower bounds are what `make test-oldest` runs with (requirements/oldest.txt).
 INSTALL_REQUIRES = [
     "torch>=2.6",
     "torchvision>=0.21",
-    "numpy>=1.23",
-    "scipy>=1.9",
-    "pillow>=9.1",
-    "pycocotools>=2.0.6",
+    "numpy>=1.23.5",
+    "scipy>=1.9.3",
+    "pillow>=10.1",
+    "pycocotools>=2.0.7",
     "fvcore>=0.1.5.post20221221",
-    "matplotlib>=3.6",
-    "jinja2>=3.0",
+    "matplotlib>=3.6.3",
+    "jinja2>=3.0.3",
     "tabulate",
     "tqdm",
 ]
 
 EXTRAS_REQUIRE = {
     "tools": ["scikit-image>=0.20"],
-    "timm": ["timm>=1.0"],
-    "transformers": ["transformers>=5.0", "safetensors>=0.4"],
-    "evaluation": ["cityscapesscripts>=2.2", "lvis>=0.5.3"],
+    "timm": ["timm>=1.0.26"],
+    "transformers": ["transformers>=5.20", "safetensors>=0.8"],
+    "evaluation": ["cityscapesscripts>=2.3", "lvis>=0.5.3"],
 }
 EXTRAS_REQUIRE["dev"] = [
     *("pytest>=7.0", "ruff>=0.9", "mypy>=1.10"),
@@ -60,7 +61,7 @@ def read_version() -> str:
 
 def opencv_requirement() -> list[str]:
     """Any distribution that provides cv2 will do. Where none is, the one that needs no display libraries."""
-    return [] if importlib.util.find_spec("cv2") else ["opencv-python-headless>=4.5"]
+    return [] if importlib.util.find_spec("cv2") else ["opencv-python-headless>=4.5.4"]
 
 
 def say(message: str) -> None:
@@ -209,7 +210,7 @@ setup(
     license="MIT",
     license_files=["LICENSE", "NOTICE"],
     classifiers=[
-        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],

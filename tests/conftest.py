@@ -1,5 +1,7 @@
 """Fixtures for all tests: one thread, seeded, and a tiny Mask2Former."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,18 @@ def _deterministic():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_handlers_left_behind():
+    """Commands set up logging to the standard output, which in a test is closed with it."""
+    loggers = [logging.getLogger(name) for name in ("mask2former_ext", "detectron2", "fvcore")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_any_opencv_satisfies(setup_arguments, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "cv2" else found(name, *rest))
     without_cv2 = run_setup(monkeypatch, FORCE_CUDA="0")["install_requires"]
-    assert [r for r in without_cv2 if "opencv" in r] == ["opencv-python-headless>=4.5"]
+    assert [r for r in without_cv2 if "opencv" in r] == ["opencv-python-headless>=4.5.4"]
 
 
 def test_all_code_and_tables_are_packaged(setup_arguments):
@@ -185,6 +185,19 @@ def test_every_requirement_is_pinned():
         assert re.fullmatch(r'[\w-]+==[\w.]+(; python_version (<|>=) "3\.11")?', requirement), requirement
 
 
+def test_the_oldest_that_setup_admits_is_what_test_oldest_installs(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)  # no OpenCV: its line is there too
+    arguments = run_setup(monkeypatch, FORCE_CUDA="0")
+    extras = [line for name, lines in arguments["extras_require"].items() if name != "dev" for line in lines]
+    files = [ROOT / "requirements" / name for name in ("oldest.txt", "without_dependencies.txt")]
+    pins = dict(line.split("==") for file in files for line in file.read_text().lower().splitlines() if "==" in line)
+    lines = [line.split(">=") for line in (*arguments["install_requires"], *extras)]
+    bounds = {name: bound[0] for name, *bound in lines if bound}
+    assert len(bounds) > 12 and "torch" in bounds
+    for name, bound in bounds.items():
+        assert f"{pins[name]}.".startswith(f"{bound}."), name
+
+
 def test_without_detectron2_the_import_names_the_command():
     code = "import sys; sys.modules['detectron2'] = None; import mask2former_ext"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -195,7 +208,7 @@ def test_without_detectron2_the_import_names_the_command():
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     # A make that runs this test must not pass its own flags and variables on.
-    own = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "VENV", *BUILD_VARIABLES)
+    own = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "VENV", "TORCH", "REQUIREMENTS", "PYTHON", *BUILD_VARIABLES)
     environment = {name: value for name, value in os.environ.items() if name not in own}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -271,6 +284,43 @@ def test_forcing_cuda_compiles_once_more(checkout):
         assert make(checkout, "setup", "PYTHON=./python3", *settings).returncode == 0
         installed.append("-e ." in (checkout / "asked.txt").read_text())
     assert installed == [True, True, False, False]
+
+
+def test_operators_compiled_for_another_environment_are_compiled_again(checkout):
+    assert make(checkout, "setup", "PYTHON=./python3").returncode == 0
+    (checkout / "asked.txt").unlink()
+    library = checkout / "mask2former_ext" / "_C.cpython-310-x86_64-linux-gnu.so"
+    library.touch()
+    later = (checkout / ".venv" / "stamps" / "package").stat().st_mtime + 10
+    os.utime(library, (later, later))
+    assert make(checkout, "setup", "PYTHON=./python3").returncode == 0
+    assert "-e ." in (checkout / "asked.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "torch_step", "repeated"),
+    [
+        ("oldest", "install .*-r requirements/oldest.txt -c requirements/oldest.txt", ["-m pytest -k matcher"]),
+        ("newest", "install .*--upgrade setuptools torch torchvision -c requirements/base.txt", None),
+    ],
+)
+def test_the_suite_with_another_torch_has_an_environment_of_its_own(checkout, target, torch_step, repeated):
+    (checkout / ".venv").rename(checkout / f".venv-{target}")
+    arguments = (f"test-{target}", "PYTHON=./python3", "PYTEST_FLAGS=-k matcher")
+    assert make(checkout, *arguments).returncode == 0
+    asked = (checkout / "asked.txt").read_text().splitlines()
+    assert re.search(torch_step, asked[0]) and asked[-1] == "-m pytest -k matcher"
+    assert any(line.endswith("-e .") for line in asked) and not (checkout / ".venv").exists()
+
+    # a newer torch may be there: asked again, and compiled for it
+    (checkout / "asked.txt").unlink()
+    assert make(checkout, *arguments).returncode == 0
+    assert (checkout / "asked.txt").read_text().splitlines() == (repeated or asked)
+
+
+def test_the_oldest_torch_is_tested_with_the_oldest_python(checkout):
+    result = make(checkout, "--dry-run", "test-oldest")
+    assert '"python3.10" -m venv ".venv-oldest"' in result.stdout
 
 
 def test_a_missing_python_is_named(checkout):

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,9 +54,7 @@ class TrainingJob:
         if self._process is not None:
             logger.info("Ending training with a checkpoint, then to the queue again.")
             self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(GRACE)
-            except subprocess.TimeoutExpired:
+            if not _ends_within(self._process.pid, GRACE):
                 logger.warning("No checkpoint within %d seconds: the last one will do.", GRACE)
                 self._process.kill()
         resume = [] if "--resume" in self.arguments else ["--resume"]
@@ -63,6 +62,19 @@ class TrainingJob:
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_process": None}
+
+
+def _ends_within(child: int, seconds: float) -> bool:
+    """Wait for a child process, as a signal handler may: what it interrupts is waiting for that child too."""
+    deadline = time.monotonic() + seconds
+    try:
+        while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+    except ChildProcessError:  # it has ended, and somebody has taken note
+        pass
+    return True
 
 
 def worker_variables(environment: submitit.JobEnvironment) -> dict[str, str]:

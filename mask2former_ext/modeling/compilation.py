@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 BACKEND: str | Callable[..., Any] = "inductor"
 # What the compiler raises; errors of the model itself, on bad input or for want of memory, are none of these.
 COMPILER_ERRORS = (TorchDynamoException, FailOnRecompileLimitHit)
+# torch's setting of how often a function is compiled anew; the second is its name in torch 2.6
+LIMIT = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
 # Characters of a compiler's message in the log; it may go on for pages.
 REASON_LENGTH = 300
 
@@ -69,8 +71,8 @@ def _compile(function: Callable[..., Any], backend: str | Callable[..., Any]) ->
 def _describe(error: Exception) -> str:
     """Kind and beginning of an error's message, in one line."""
     if isinstance(error, FailOnRecompileLimitHit):  # its own message is about settings of the compiler
-        limit = torch._dynamo.config.recompile_limit
-        return f"because more kinds of input need code of their own than torch._dynamo.config.recompile_limit, {limit}"
+        limit = getattr(torch._dynamo.config, LIMIT)
+        return f"because more kinds of input need code of their own than torch._dynamo.config.{LIMIT}, {limit}"
     message = " ".join(str(error).split())
     if len(message) > REASON_LENGTH:
         message = f"{message[:REASON_LENGTH]} … (TORCH_LOGS=+dynamo tells more)"

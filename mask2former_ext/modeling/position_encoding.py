@@ -26,10 +26,7 @@ def remember(maxsize: int) -> Callable[[Callable[..., Tensor]], Callable[..., Te
         kept: OrderedDict[tuple[Hashable, ...], Tensor] = OrderedDict()
         lock = threading.Lock()  # models in several threads share it
 
-        @functools.wraps(function)
-        def wrapper(*args: Hashable) -> Tensor:
-            if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(torch.empty(0)) is not Tensor:
-                return function(*args)
+        def recall(*args: Hashable) -> Tensor:
             with lock:
                 if args not in kept:
                     # a tensor that was made in inference mode could not be used in training later
@@ -39,6 +36,13 @@ def remember(maxsize: int) -> Callable[[Callable[..., Tensor]], Callable[..., Te
                         kept.popitem(last=False)
                 kept.move_to_end(args)
                 return kept[args]
+
+        @functools.wraps(function)
+        def wrapper(*args: Hashable) -> Tensor:
+            if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(torch.empty(0)) is not Tensor:
+                return function(*args)
+            # apart, because torch 2.6 compiles anew when a variable of an enclosing function changes, used or not
+            return recall(*args)
 
         return wrapper
 

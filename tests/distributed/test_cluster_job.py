@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -32,7 +33,7 @@ SCRIPT = """
         sys.exit(143)
 
     signal.signal(signal.SIGTERM, end)
-    found = {name: os.environ[name] for name in names} | {"resumed": resumed}
+    found = {name: os.environ[name] for name in names} | {"resumed": resumed, "task": os.getppid()}
     (folder / f"task_{os.environ['RANK']}{'_resumed' * resumed}.json").write_text(json.dumps(found))
     if "wait" in sys.argv and not resumed:
         time.sleep(120)
@@ -80,8 +81,7 @@ def test_a_script_that_fails_fails_the_job(tmp_path, script):
 
 def test_a_preempted_job_writes_a_checkpoint_and_resumes(tmp_path, script):
     job = submit(tmp_path, TrainingJob(script, ["wait", str(tmp_path)]))
-    wait_for(tmp_path / "task_0.json")
-    job._interrupt()  # what Slurm does
+    os.kill(wait_for(tmp_path / "task_0.json")["task"], signal.SIGUSR2)  # as Slurm does for submitit
     assert wait_for(tmp_path / "task_0_resumed.json")["resumed"]
     assert (tmp_path / "checkpoint_0").exists()
     job.results()

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,7 +84,10 @@ def test_twenty_kills(cfg, tmp_path, capfd):
         process.start()
         while started.value < 0 and process.is_alive():
             time.sleep(0.001)
-        time.sleep(moments.uniform(0.0, 0.15))
+        first = wait_for_a_checkpoint(cfg, process, None)
+        begin = time.perf_counter()
+        wait_for_a_checkpoint(cfg, process, first)
+        time.sleep(moments.uniform(0.0, 2.0) * (time.perf_counter() - begin))  # somewhere in the next two
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode in (-signal.SIGKILL, 0), "it could not be resumed"
@@ -102,6 +106,15 @@ def test_twenty_kills(cfg, tmp_path, capfd):
     undisturbed.train()
     assert torch.equal(final.model.weight, undisturbed.model.weight)
     assert not list((tmp_path / "killed").glob(".*"))
+
+
+def wait_for_a_checkpoint(cfg, process, before):
+    """Wait until another checkpoint than ``before`` is noted; returns its name."""
+    note = Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    before = before or (note.read_text() if note.exists() else "")
+    while process.is_alive() and (not note.exists() or note.read_text() == before):
+        time.sleep(0.0005)
+    return note.read_text() if note.exists() else before
 
 
 def keep_only_the_newest(folder):

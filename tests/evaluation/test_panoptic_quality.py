@@ -35,7 +35,7 @@ def count(gt_map, gt, prediction_map, prediction, categories=C):
 
 
 def assert_counts(counts, *, iou=(0, 0, 0), tp=(0, 0, 0), fp=(0, 0, 0), fn=(0, 0, 0)):
-    np.testing.assert_allclose(counts.iou, iou, rtol=1e-12)
+    np.testing.assert_allclose(counts.iou, iou, rtol=0, atol=len(iou) * 2.0**-37)
     assert (counts.tp.tolist(), counts.fp.tolist(), counts.fn.tolist()) == (list(tp), list(fp), list(fn))
 
 

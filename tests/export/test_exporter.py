@@ -1,6 +1,7 @@
 """Files of each format, run at sizes that they were not captured at, against the model's own results."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from torch import nn
+from torch.fx.experimental import _config
 
 from mask2former_ext.export import (
     TASKS,
@@ -21,6 +23,7 @@ from mask2former_ext.export import (
     load_torch_export,
     load_torchscript,
 )
+from mask2former_ext.export.capture import SETTING
 from mask2former_ext.export.module import plain_operator
 from mask2former_ext.export.verify import verification_images
 
@@ -33,6 +36,7 @@ SWIN = [
     *("MODEL.SWIN.NUM_HEADS", [2, 2, 4, 4], "MODEL.SWIN.WINDOW_SIZE", 5),
 ]
 TOLERANCE = 1e-3
+captures = pytest.mark.skipif(not hasattr(_config, SETTING), reason="needs torch 2.9; older ones are refused by name")
 
 
 @pytest.fixture
@@ -82,6 +86,7 @@ def assert_same_instances(found, instances):
     assert (found["instance_masks"][ours] != instances.pred_masks[theirs]).float().mean() <= TOLERANCE
 
 
+@captures
 def test_onnx_of_all_tasks(model, tmp_path):
     path = tmp_path / "new" / "model.onnx"
     report = export_model(model, path, format="onnx", tasks=TASKS, size=EXAMPLE, input_format="RGB")
@@ -101,6 +106,16 @@ def test_onnx_of_all_tasks(model, tmp_path):
     assert domains == {"": 20}
 
 
+@captures
+def test_onnx_of_a_swin_transformer(tiny_cfg, tmp_path):
+    tiny_cfg.merge_from_list([*SMALL, *SWIN])
+    model = build_model(tiny_cfg).eval()
+    report = export_model(model, tmp_path / "model.onnx", format="onnx", size=EXAMPLE)
+    assert report.largest.value <= 1e-3
+    assert_same_as_the_model(model, load_onnx(tmp_path / "model.onnx").run, ["raw"])
+
+
+@captures
 def test_torch_export_of_a_swin_transformer_keeps_the_operator(tiny_cfg, tmp_path):
     tiny_cfg.merge_from_list([*SMALL, *SWIN])
     model = build_model(tiny_cfg).eval()
@@ -112,6 +127,7 @@ def test_torch_export_of_a_swin_transformer_keeps_the_operator(tiny_cfg, tmp_pat
     assert "mask2former_ext.ms_deform_attn" in str(torch.export.load(path).graph)
 
 
+@captures
 def test_torch_export_that_loads_anywhere(model, tmp_path):
     path = tmp_path / "model.pt2"
     export_model(model, path, format="torch_export", size=(70, 90), static=True, reference_op=True)
@@ -158,6 +174,13 @@ def test_a_file_that_differs_is_not_kept(model, tmp_path, monkeypatch):
     assert path.stat().st_size > 1000
 
 
+def test_an_older_torch_is_refused_by_name(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("mask2former_ext.export.capture.SETTING", "of_a_later_torch")
+    with pytest.raises(ImportError, match=rf"needs torch 2\.9 or newer, this is {re.escape(torch.__version__)}"):
+        export_model(model, tmp_path / "model.pt2", format="torch_export", size=EXAMPLE)
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_arguments(model, tmp_path):
     def refused(name, **arguments):
         with pytest.raises(ValueError) as error:
@@ -188,6 +211,7 @@ def test_plain_operator_is_the_operator_and_ends_with_the_block(model):
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
 
 
+@captures
 def test_weights_beside_the_file(model, tmp_path, monkeypatch):
     """The size from which weights go into a file of their own is torch's; here it is set to nothing."""
     monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)

@@ -45,7 +45,7 @@ def folder(tmp_path: Path, tiny_cfg) -> Path:
             *("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM", 16, "MODEL.SWIN.DEPTHS", [1] * 4),
             *("MODEL.SWIN.NUM_HEADS", [1, 1, 2, 2], "MODEL.SWIN.WINDOW_SIZE", 4, "MODEL.SWIN.DROP_PATH_RATE", 0.0),
             *("INPUT.DATASET_MAPPER_NAME", "mask_former_instance", "INPUT.MIN_SIZE_TRAIN", (48,)),
-            *("INPUT.MIN_SIZE_TEST", 48, "DATALOADER.NUM_WORKERS", 0, "SEED", 1),
+            *("INPUT.MIN_SIZE_TEST", 48, "DATALOADER.NUM_WORKERS", 0, "SEED", 2),
             *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.0005, "SOLVER.STEPS", ()),
         ]
     )

@@ -34,6 +34,8 @@ STEMS = ("backbone.stem.conv1.weight", "backbone.patch_embed.proj.weight")
 # Norms of Swin whose output nothing takes; of transformers only, and not in files of its older versions.
 UNREAD = ("backbone.norm.weight", "backbone.norm.bias")
 HF_UNREAD = tuple(f"{HF_BACKBONE}.swin.layernorm.{leaf}" for leaf in ("weight", "bias"))
+# In the state_dict of transformers 5.21 and newer, and before that in none.
+HF_PROJECTIONS = ".transformer_module.input_projections."
 PROCESSOR_FILE = "preprocessor_config.json"
 
 
@@ -64,6 +66,11 @@ def to_hf(
     for key, value in expected.items():
         if key not in renamed and key.endswith((BATCHES, *HF_UNREAD)):
             renamed[key] = torch.full(value.shape, 1 if key.endswith("weight") else 0, dtype=value.dtype)
+    if any(HF_PROJECTIONS in key for key in set(renamed) - set(expected)):
+        raise ValueError(
+            "The transformer decoder projects its inputs (MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ, or another width), and "
+            f"transformers {import_transformers().__version__} keeps no weights of that. 5.21 and newer do."
+        )
     _check(renamed, expected, "transformers' Mask2FormerForUniversalSegmentation")
     return config, renamed
 

@@ -18,6 +18,6 @@ def import_transformers() -> Any:
     except (ImportError, AttributeError) as error:
         raise ImportError(
             f"Conversion from and to transformers needs that library, with its Mask2Former: {error}. Install it with: "
-            "pip install 'transformers>=5' safetensors"
+            "pip install 'transformers>=5.20' safetensors"
         ) from error
     return library

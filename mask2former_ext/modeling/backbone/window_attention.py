@@ -79,7 +79,10 @@ class WindowAttention(nn.Module):
                 mask = mask.repeat(batch, 1, 1, 1)
         dropout = self.attn_dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.qk_scale)
-        return self.dropout(self.proj(attended.transpose(1, 2).flatten(2).unflatten(0, (batch, windows))))
+        joined = attended.transpose(1, 2)
+        if _in_graph():  # exporters put another attention here, whose result lies in memory otherwise
+            joined = joined.clone(memory_format=torch.contiguous_format)
+        return self.dropout(self.proj(joined.flatten(2).unflatten(0, (batch, windows))))
 
 
 def to_multiple(length: int, multiple: int) -> int:
