@@ -45,11 +45,12 @@ QUIET := --quiet
 NO_BARS := --progress-bar off
 endif
 
-.PHONY: help setup demo test suite test-oldest test-newest lint sanitize
+.PHONY: help setup demo test suite soak test-oldest test-newest lint sanitize
 
 help:
 	@echo "make demo       train and evaluate Mask2Former and Mask R-CNN on a real photograph, with pictures"
 	@echo "make test       lint, then the test suite"
+	@echo "make soak       the tests of long runs: some minutes"
 	@echo "make lint       ruff (rules and formatting) and mypy"
 	@echo "make test-oldest   the test suite with Python 3.10 and the oldest torch and packages that setup.py admits"
 	@echo "make test-newest   the test suite with the newest torch of the package index"
@@ -65,7 +66,10 @@ demo: setup
 test: lint suite
 
 suite: setup
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --ignore=tests/soak $(PYTEST_FLAGS)
+
+soak: setup
+	$(BIN)/python -m pytest tests/soak $(PYTEST_FLAGS)
 
 # PYTHON is the interpreter here too where it is given.
 test-oldest:

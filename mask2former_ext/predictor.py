@@ -71,13 +71,14 @@ class Predictor:
 
         Raises:
             FileNotFoundError: there is no such config or checkpoint.
-            ValueError: the config cannot be read, or the checkpoint does not hold all that the model needs.
+            ValueError: the config cannot be read, the device is not there, or the checkpoint does not hold all that the
+                model needs.
         """
         self.cfg = _settings(config, weights, opts, device)
         if self.cfg.INPUT.FORMAT not in CHANNEL_ORDERS:
             raise ValueError(f"INPUT.FORMAT is {self.cfg.INPUT.FORMAT!r}, but images come as {CHANNEL_ORDERS} only.")
         self.metadata = class_metadata(self.cfg)
-        self.model = _load_model(self.cfg)
+        self.model = load_trained_model(self.cfg)
         if isinstance(self.model, MaskFormer) and not self.model.metadata.get("thing_dataset_id_to_contiguous_id"):
             self.model.metadata = self.metadata  # the training set is not known here, the test set may be
         size = self.cfg.INPUT.MIN_SIZE_TEST
@@ -199,14 +200,27 @@ def _settings(
         cfg.MODEL.DEVICE = str(device)
     elif "MODEL.DEVICE" not in opts[::2]:
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    if cfg.MODEL.WEIGHTS and is_maskformer(cfg):
-        cfg.MODEL.TIMM.PRETRAINED = False  # a download for weights that the checkpoint replaces
     cfg.freeze()
     return cfg
 
 
-def _load_model(cfg: CfgNode) -> nn.Module:
-    """The model in evaluation mode, with all of its weights from the checkpoint."""
+def load_trained_model(cfg: CfgNode) -> nn.Module:
+    """The model of ``cfg`` in evaluation mode, with all of its weights from the checkpoint ``MODEL.WEIGHTS``.
+
+    They are the averaged ones where the config says that these are what is evaluated. Where ``MODEL.WEIGHTS`` is empty
+    they stay random, with a warning.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the device is not there, or the checkpoint does not hold all that the model needs.
+    """
+    from .engine.checks import check_device  # brings the whole trainer, which importing the package should not
+
+    check_device(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    if cfg.MODEL.WEIGHTS and is_maskformer(cfg):
+        cfg.MODEL.TIMM.PRETRAINED = False  # a download for weights that the checkpoint replaces
     model = build_model(cfg)
     if not cfg.MODEL.WEIGHTS:
         logger.warning("MODEL.WEIGHTS is empty: the model keeps its random weights, and its results mean nothing.")
@@ -232,7 +246,7 @@ def _use_average(cfg: CfgNode, model: nn.Module, checkpoint: dict[str, Any]) -> 
     """Use the averaged weights where the config says that these are what is evaluated."""
     if not cfg.get("MODEL_EMA", {}).get("ENABLED", False):
         return
-    from .engine.ema import load_average  # brings the whole trainer, which importing the package should not
+    from .engine.ema import load_average  # not above, see load_trained_model
 
     average = load_average(cfg, model, checkpoint)
     if average is not None:

@@ -134,6 +134,12 @@ def test_a_device_in_opts_counts(cfg, monkeypatch):
     assert Predictor(cfg, opts=["MODEL.DEVICE", "cpu"]).model.device.type == "cpu"
 
 
+def test_a_gpu_that_is_not_there_is_named(cfg, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda:0'.* finds no CUDA device"):
+        Predictor(cfg, device="cuda:0")
+
+
 def test_weights_that_leave_something_random_are_refused(cfg, tmp_path):
     whole = torch.load(cfg.MODEL.WEIGHTS)["model"]
     path = tmp_path / "part.pth"

@@ -12,6 +12,7 @@ from torch.jit import TracerWarning
 
 import mask2former_ext  # noqa: F401  (registers the models)
 from mask2former_ext.analysis import TASKS, analyze_model, format_statistics, load_model, report_of
+from mask2former_ext.arguments import positive
 from mask2former_ext.files import write_json
 
 EPILOG = """
@@ -26,12 +27,6 @@ was detected, counts for as many boxes as the model may return (TEST.DETECTIONS_
 example: python tools/analyze_model.py --config-file \\
     configs/ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml --tasks flop parameter --depth 1
 """
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mask2former_ext  # noqa: F401  (registers the datasets)
+from mask2former_ext.arguments import positive
 from mask2former_ext.audit import (
     AuditReport,
     audit_dataset,
@@ -35,12 +36,6 @@ examples:
 """
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
-
-
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,7 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     files.add_argument("--panoptic-root", type=Path, metavar="DIR", help="PNGs (default: --annotations without .json)")
     files.add_argument("--val-images", type=Path, metavar="DIR", help="validation data, to audit too")
-    files.add_argument("--val-annotations", type=Path, metavar="PATH")
+    files.add_argument("--val", "--val-annotations", type=Path, metavar="PATH", dest="val_annotations")
     files.add_argument("--val-panoptic-root", type=Path, metavar="DIR")
     parser.add_argument(
         "--task", choices=("instance", "panoptic", "semantic"), help="(default: instance, or what --dataset has)"
@@ -61,7 +56,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     classes = parser.add_mutually_exclusive_group()
     classes.add_argument("--num-classes", type=positive, metavar="K", help="semantic labels are 0 … K - 1")
     classes.add_argument(
-        "--class-names", type=Path, metavar="FILE", help="names of the classes: a line each (.txt), or a list (.json)"
+        "--classes",
+        "--class-names",
+        type=Path,
+        metavar="FILE",
+        dest="class_names",
+        help="names of the classes: a line each (.txt), or a list (.json)",
     )
     parser.add_argument("--ignore-label", type=int, default=255, help="of semantic labels (default: %(default)s)")
     queries = parser.add_mutually_exclusive_group()
@@ -75,7 +75,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if bool(options.dataset) == bool(options.images) or bool(options.images) != bool(options.annotations):
         parser.error("give --dataset, or both --images and --annotations")
     if bool(options.val_images) != bool(options.val_annotations) or (options.dataset and options.val_images):
-        parser.error("--val-images and --val-annotations go together, and with --images")
+        parser.error("--val-images and --val go together, and with --images")
     if options.contact_sheet and options.contact_sheet.suffix.lower() != ".png":
         parser.error(f"--contact-sheet {options.contact_sheet} does not end in .png")
     return options

@@ -97,6 +97,8 @@ def show_images(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         window = stack.enter_context(Window()) if not (options.output or options.json) else None
         failures = run_images(build_demo(options), images, pictures=pictures, window=window)
+    if len(failures) < len(images):
+        print("\n".join(str(path) for path in (options.output, options.json) if path))
     if failures:
         print(f"demo.py: {len(failures)} of {len(images)} images could not be read, see above", file=sys.stderr)
     return int(bool(failures))

@@ -8,8 +8,7 @@ import logging
 import sys
 import warnings
 
-from detectron2.utils.logger import setup_logger
-
+from mask2former_ext.arguments import positive
 from mask2former_ext.export import FORMATS, TASKS, TOLERANCE, ExportReport, export_model
 from mask2former_ext.export.loading import load_for_export
 
@@ -35,12 +34,6 @@ of the largest number, or of the ids, classes and mask pixels that are others. A
 example: python tools/export.py --config-file configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml \\
              --weights model_final.pth --format onnx --task panoptic --output mask2former.onnx
 """
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +69,8 @@ def show(report: ExportReport, tolerance: float) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    setup_logger(name="mask2former_ext")
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mask2former_ext").setLevel(logging.INFO)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"torch\.|copyreg|onnxscript")  # of exporters, about their own insides
     try:

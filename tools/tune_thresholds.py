@@ -26,7 +26,7 @@ on an image of COCO. Masks are rounded to float16 there, which may move figures 
 and takes twice the space.
 
 example: python tools/tune_thresholds.py --config-file configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml
-    --weights model_final.pth --save-predictions output/predictions --output output/thresholds.json
+    --weights model_final.pth --save-predictions output/predictions --json output/thresholds.json
 without a GPU, on another dataset: ... --dataset coins_val -- MODEL.DEVICE cpu
 """
 
@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--step", type=step, default=0.05, help="from 0 to below 1, of both thresholds (default: 0.05)")
     parser.add_argument("--save-predictions", metavar="DIR", help="keep raw predictions there, and use what is there")
     parser.add_argument("--precision", choices=PRECISIONS, default="float16", help="of kept masks (default: float16)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write all figures there, as JSON")
+    parser.add_argument("--json", "--output", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config, after a --")
     return parser.parse_args(arguments)
 
@@ -66,9 +66,9 @@ def run(options: argparse.Namespace) -> None:
         values=[round(index * options.step, 6) for index in range(math.ceil(1 / options.step - 1e-9))],
     )
     print(format_result(result))
-    if options.output:
+    if options.json:
         described = {"config": options.config_file, "weights": options.weights, "overrides of the config": options.opts}
-        write_json(options.output, {**described, **result.as_json()}, indent=2)
+        write_json(options.json, {**described, **result.as_json()}, indent=2)
 
 
 def main(arguments: list[str] | None = None) -> int:

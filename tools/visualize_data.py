@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import mask2former_ext  # noqa: F401  (registers models and datasets)
+from mask2former_ext.arguments import whole_number
 from mask2former_ext.config import load_config
 from mask2former_ext.files import whole_file
 from mask2former_ext.visualization.sample_pictures import describe_sample, sample_sheet
@@ -28,12 +29,6 @@ example: python tools/visualize_data.py --config-file configs/quickstart/maskfor
          python tools/visualize_data.py --config-file configs/quickstart/mask_rcnn_R18_FPN_coins.yaml \\
              --output output/samples INPUT.RANDOM_FLIP none
 """
-
-
-def whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-    return int(text)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

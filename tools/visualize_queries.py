@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 import mask2former_ext  # noqa: F401  (registers models and datasets)
+from mask2former_ext.arguments import whole_number
 from mask2former_ext.config import load_config
 from mask2former_ext.files import whole_file
 from mask2former_ext.visualization.classes import class_names
@@ -29,12 +30,6 @@ example: python tools/visualize_queries.py --config-file configs/quickstart/mask
          python tools/visualize_queries.py --config-file CONFIG --weights FILE --input photo.jpg --queries 3 7 12 \\
              --output output/queries.png
 """
-
-
-def whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-    return int(text)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .command_line import Report, Subcommands, add_subcommand, positive, repeats
+from ..arguments import positive
+from .command_line import Report, Subcommands, add_subcommand, repeats
 from .data import DataOptions, format_report, run_data_benchmark
 
 DESCRIPTION = """\

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..arguments import positive
+
 # A subcommand sets ``run`` (options → report), ``show`` (report → Markdown) and ``wrong`` (report → wrong answers).
 Subcommands = Any  # argparse's class of subparsers is private
 Report = dict[str, Any]
@@ -21,12 +23,6 @@ def device(text: str) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError(f"{text} was asked for, but torch sees no GPU here")
     return chosen
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
 
 
 def add_subcommand(

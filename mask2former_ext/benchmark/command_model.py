@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..arguments import positive
 from ..files import write_text
 from . import infer, train
-from .command_line import Report, Subcommands, add_subcommand, device, positive, repeats
+from .command_line import Report, Subcommands, add_subcommand, device, repeats
 from .infer import PARTS, InferOptions, run_infer_benchmark
 from .model_measure import Effort
 from .model_reports import wrong_rows

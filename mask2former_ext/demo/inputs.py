@@ -54,7 +54,8 @@ def _matches(pattern: str) -> list[Path]:
     )
     if not files:
         kind = "the folder has no image in it" if path.is_dir() else "there is no such image, folder or match"
-        raise FileNotFoundError(f"input '{pattern}': {kind}")
+        hint = " (overrides of the config follow a --)" if pattern.isupper() else ""
+        raise FileNotFoundError(f"input '{pattern}': {kind}{hint}")
     return files
 
 

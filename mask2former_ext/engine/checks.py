@@ -20,7 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def check_device(cfg: CfgNode) -> None:
-    """Raise ValueError when ``MODEL.DEVICE`` is a GPU and there is none."""
+    """Raise ValueError when ``MODEL.DEVICE`` is no device, or a GPU and there is none."""
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise ValueError(f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}': {str(error).splitlines()[0]}") from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}', but PyTorch {torch.__version__} finds no CUDA device. "

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detectron2.modeling import build_model
-
-from ..checkpoint import Checkpointer
 from ..config import is_maskformer, load_config
 from ..modeling import MaskFormer
+from ..predictor import load_trained_model
 
 
 def load_for_export(config_file: str, weights: str, opts: Sequence[str] = ()) -> tuple[MaskFormer, str]:
@@ -16,7 +14,8 @@ def load_for_export(config_file: str, weights: str, opts: Sequence[str] = ()) ->
 
     Args:
         config_file: of a Mask2Former.
-        weights: a checkpoint, whose classes must be the config's; empty for random weights.
+        weights: a checkpoint of the whole model, whose classes must be the config's; its averaged weights where the
+            config has MODEL_EMA on. Empty for random weights.
         opts: alternating keys and values.
 
     Returns:
@@ -33,8 +32,7 @@ def load_for_export(config_file: str, weights: str, opts: Sequence[str] = ()) ->
             "its repository, or detectron2.export.TracingAdapter."
         )
     cfg.MODEL.COMPILE = False  # a graph is made of the plain model
-    model = build_model(cfg).eval()
+    cfg.MODEL.WEIGHTS = weights
+    model = load_trained_model(cfg)
     assert isinstance(model, MaskFormer)
-    if weights:
-        Checkpointer(model, new_classes=False).load(weights)
     return model, cfg.INPUT.FORMAT

@@ -123,9 +123,7 @@ class SetCriterion(nn.Module):
         suffixes = ["", *(f"_{i}" for i in range(len(earlier)))]
         num_queries, device = outputs["pred_logits"].shape[1], outputs["pred_logits"].device
         counts = [min(len(target), num_queries) for target in targets]
-        coords = [
-            RandomCoords.draw(self.point_sampling, counts, device, self._point_generator) for _ in predictions
-        ]
+        coords = [RandomCoords.draw(self.point_sampling, counts, device, self._point_generator) for _ in predictions]
         names = [suffix.lstrip("_") or "last" for suffix in suffixes]
         assignments = self.matcher(predictions, targets, [own.matching for own in coords], names)
 

@@ -14,7 +14,8 @@ from detectron2.utils.visualizer import GenericMask, Visualizer
 from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from pycocotools import mask as coco_mask
 
-from .panels import Colour, Segment
+from .labels import Rectangle, lighter, write_label
+from .panels import LABEL_LIGHTER, Colour, Segment
 
 OPACITY = 0.5
 OUTLINE_LIGHTER = 0.35  # an outline is this share of the way from the segment's colour to white
@@ -24,17 +25,6 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 HUE_STEPS = (0.0, 0.07, -0.07, 0.035, -0.035)
 BRIGHTNESS = (1.0, 0.8, 0.65)
 SAME_THING_IOU = 0.5
-# Sizes of letters, in points; what share of that the letters are wide, on average, and a line is high.
-SMALLEST_LETTERS = 6.0
-LETTERS_PER_SIDE = 1 / 60  # of the square root of the photograph's area
-PIXELS_PER_POINT = 100 / 72
-LETTER_WIDTH = 0.62
-LINE_HEIGHT = 1.4
-# Where a label goes when another is in its place: lines down (negative: up), in the order in which they are tried.
-LINES_TO_MOVE = (0, 1, -1, 2, -2)
-
-# Left, top, right, bottom, in pixels.
-Rectangle = tuple[float, float, float, float]
 
 
 def draw_overlay(
@@ -62,7 +52,7 @@ def draw_overlay(
     visualizer = Visualizer(picture)
     height, width = photo.shape[:2]
     for index in drawn:
-        outline = _lighter(colours[index], OUTLINE_LIGHTER)
+        outline = lighter(colours[index], OUTLINE_LIGHTER)
         for polygon in GenericMask(segments[index].mask, height, width).polygons:
             # every pixel of the edge is a corner of it, over which matplotlib would take its time
             corners = cv2.approxPolyDP(polygon.reshape(-1, 1, 2).astype(np.float32), CORNER_TOLERANCE, True)
@@ -70,7 +60,8 @@ def draw_overlay(
     written: list[Rectangle] = []
     for index in drawn:
         if segments[index].label:
-            _write(visualizer, segments[index], colours[index], written)
+            colour = lighter(colours[index], LABEL_LIGHTER)
+            write_label(visualizer, segments[index].label, segments[index].mask, colour, written)
     return visualizer.output.get_image()
 
 
@@ -142,51 +133,6 @@ def _fill(picture: np.ndarray, mask: np.ndarray, colour: Colour, opacity: float)
     part = picture[top : top + height, left : left + width]
     inside = mask[top : top + height, left : left + width]
     part[inside] = np.rint((1 - opacity) * part[inside] + opacity * 255 * np.array(colour)).astype(np.uint8)
-
-
-def _write(visualizer: Visualizer, segment: Segment, colour: Colour, written: list[Rectangle]) -> None:
-    """Write the label on the point of the segment that is farthest from its edge, beside what is ``written`` already.
-
-    The letters are made smaller, down to a half, for the label not to be wider than the segment is there.
-    """
-    x, y, radius = _innermost(segment.mask)
-    letters = len(segment.label) * LETTER_WIDTH * PIXELS_PER_POINT
-    usual = math.sqrt(segment.mask.size) * LETTERS_PER_SIDE
-    size = max(min(usual, 2 * radius / letters), usual / 2, SMALLEST_LETTERS)
-    box = _free_place((x, y), (size * letters, LINE_HEIGHT * size * PIXELS_PER_POINT), segment.mask.shape, written)
-    written.append(box)
-    # Visualizer takes the middle of the upper edge
-    visualizer.draw_text(segment.label, ((box[0] + box[2]) / 2, box[1]), font_size=size, color=_lighter(colour, 0.6))
-
-
-def _free_place(
-    centre: tuple[float, float], size: tuple[float, float], shape: tuple[int, ...], taken: Sequence[Rectangle]
-) -> Rectangle:
-    """A rectangle of ``size`` (width, height) in a picture of ``shape`` (H, W), as near to ``centre`` as is free."""
-    width, height = size
-    left = min(max(centre[0] - width / 2, 0), max(shape[1] - width, 0))
-    boxes = []
-    for lines in LINES_TO_MOVE:
-        top = min(max(centre[1] + (lines - 0.5) * height, 0), max(shape[0] - height, 0))
-        boxes.append((left, top, left + width, top + height))
-    return next((box for box in boxes if not any(_overlap(box, other) for other in taken)), boxes[0])
-
-
-def _overlap(one: Rectangle, other: Rectangle) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _innermost(mask: np.ndarray) -> tuple[float, float, float]:
-    """x and y of the pixel centre that is farthest from the edge of a mask, and how far."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    inside = np.pad(mask[top : top + height, left : left + width].astype(np.uint8), 1)
-    distances = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    row, column = np.unravel_index(distances.argmax(), distances.shape)
-    return left + float(column) - 0.5, top + float(row) - 0.5, float(distances.max())
-
-
-def _lighter(colour: Colour, share: float) -> Colour:
-    return _as_colour([channel + share * (1 - channel) for channel in colour])
 
 
 def _as_colour(channels: Sequence[float] | np.ndarray) -> Colour:

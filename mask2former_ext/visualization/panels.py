@@ -13,16 +13,17 @@ import torch
 from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import TABLEAU_COLORS, to_rgb
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import distance_transform_edt
 from torch.nn import functional as F
 
-Colour = tuple[float, float, float]
+from .labels import Colour, Rectangle, lighter, write_label
 
 _PALETTE: list[Colour] = [to_rgb(colour) for colour in TABLEAU_COLORS]
 _STUFF_COLOUR: Colour = (0.35, 0.4, 0.45)
 _UNMATCHED_COLOUR: Colour = (1.0, 1.0, 1.0)
 _THING_ALPHA = 0.5
 _STUFF_ALPHA = 0.25
+LABEL_LIGHTER = 0.6  # a label is this share of the way from the segment's colour to white
+_SMALLEST_LETTERS = 9.0  # points
 _CAPTION_HEIGHT = 40
 _MARGIN = 12
 
@@ -62,18 +63,27 @@ def draw_segments(
     height, width = photo.shape[0] * scale, photo.shape[1] * scale
     enlarged = Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC)
     visualizer = Visualizer(np.asarray(enlarged))
-    things = [segment for segment in segments if segment.is_thing]
-    for segment in segments:
-        if not segment.is_thing and segment.mask.any():
-            _draw_stuff(visualizer, segment, _enlarge(segment.mask, scale))
+    things = [segment for segment in segments if segment.is_thing and segment.mask.any()]
+    stuff = [segment for segment in segments if not segment.is_thing and segment.mask.any()]
+    labels: list[tuple[str, np.ndarray, Colour]] = []
+    for segment in stuff:
+        mask = _enlarge(segment.mask, scale)
+        colour, alpha = (segment.colour, _THING_ALPHA) if segment.colour else (_STUFF_COLOUR, _STUFF_ALPHA)
+        visualizer.draw_binary_mask(mask, color=colour, alpha=alpha, area_threshold=0)
+        if segment.colour:
+            labels.append((segment.label, mask, (1.0, 1.0, 1.0)))
     if things:
         reference = [segment for segment in like if segment.is_thing] or things
-        visualizer.overlay_instances(
-            masks=[_enlarge(segment.mask, scale) for segment in things],
-            labels=[segment.label for segment in things],
-            assigned_colors=_colours_like(things, reference),
-            alpha=_THING_ALPHA,
-        )
+        colours, masks = _colours_like(things, reference), [_enlarge(segment.mask, scale) for segment in things]
+        visualizer.overlay_instances(masks=masks, assigned_colors=colours, alpha=_THING_ALPHA)
+        labels += [
+            (thing.label, mask, lighter(colour, LABEL_LIGHTER))
+            for thing, mask, colour in zip(things, masks, colours, strict=True)
+        ]
+    written: list[Rectangle] = []
+    for text, mask, colour in labels:
+        if text and mask.any():
+            write_label(visualizer, text, mask, colour, written, smallest=_SMALLEST_LETTERS)
     return visualizer.output.get_image()
 
 
@@ -95,23 +105,6 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
         pen.text((x, y + _CAPTION_HEIGHT // 2), caption, fill="black", font=font, anchor="lm")
         sheet.paste(Image.fromarray(picture), (x, y + _CAPTION_HEIGHT))
     return sheet
-
-
-def _draw_stuff(visualizer: Visualizer, segment: Segment, mask: np.ndarray) -> None:
-    """Draw a segment whose enlarged ``mask`` is given; a label stands where there is most room."""
-    if segment.colour is None:
-        visualizer.draw_binary_mask(mask, color=_STUFF_COLOUR, alpha=_STUFF_ALPHA, area_threshold=0)
-        return
-    visualizer.draw_binary_mask(mask, color=segment.colour, alpha=_THING_ALPHA, area_threshold=0)
-    visualizer.draw_text(segment.label, _deep_inside(mask), color="white")
-
-
-def _deep_inside(mask: np.ndarray) -> tuple[int, int]:
-    """(x, y) of a point of a mask H x W, not empty: far from its border, in the middle of such points."""
-    depths = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    y, x = np.nonzero(depths > 0.95 * depths.max())
-    middle = np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
-    return int(x[middle]), int(y[middle])
 
 
 def _enlarge(mask: np.ndarray, scale: int) -> np.ndarray:

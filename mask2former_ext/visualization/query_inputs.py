@@ -10,14 +10,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
-from detectron2.modeling import build_model
 
-from ..checkpoint import build_checkpointer
 from ..config import is_maskformer
 from ..data import MaskFormerDatasetMapper
 from ..data.reading import DatasetDict, read_image_file
-from ..engine.checks import check_dataset_mapper, check_device
+from ..engine.checks import check_dataset_mapper
 from ..modeling import MaskFormer
+from ..predictor import load_trained_model
 
 
 def load_query_model(cfg: CfgNode, weights: str) -> MaskFormer:
@@ -31,13 +30,13 @@ def load_query_model(cfg: CfgNode, weights: str) -> MaskFormer:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which has no queries; this is for MaskFormer."
         )
-    check_device(cfg)
     cfg = cfg.clone()
     cfg.defrost()
+    cfg.MODEL.WEIGHTS = weights
     cfg.MODEL.COMPILE = False
     cfg.MODEL.MASK_FORMER.RESIZE_MASK_FEATURES = False  # which leaves earlier predictions out
-    model = build_model(cfg).eval()
-    build_checkpointer(cfg, model, new_classes=False).load(weights)
+    model = load_trained_model(cfg)
+    assert isinstance(model, MaskFormer)
     return model
 
 

@@ -41,6 +41,12 @@ def test_gpu_that_is_not_there(cfg, monkeypatch):
         check_device(cfg)
 
 
+def test_a_device_that_is_none(cfg):
+    cfg.MODEL.DEVICE = "nonsense"
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'nonsense': "):
+        check_device(cfg)
+
+
 def test_unknown_dataset_mapper(cfg):
     for name in DATASET_MAPPERS:
         cfg.INPUT.DATASET_MAPPER_NAME = name

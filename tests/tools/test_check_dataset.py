@@ -74,7 +74,7 @@ def test_faults_make_the_exit_status_1(tool, labels, capsys):
 def test_warnings_do_so_when_strict(tool, labels, tmp_path, capsys):
     names = tmp_path / "names.txt"
     names.write_text("dark\nlight\nunseen\n")
-    assert tool.main([*labels, "--class-names", str(names)]) == 0
+    assert tool.main([*labels, "--classes", str(names)]) == 0
     assert "1 of 3 classes have no annotation: unseen." in capsys.readouterr().out
     assert tool.main([*labels, "--class-names", str(names), "--strict"]) == 1
 
@@ -98,7 +98,7 @@ def test_training_and_validation_data(tool, labels, tmp_path, capsys):
     (val / "c.jpg").write_bytes((tmp_path / "images" / "b.jpg").read_bytes())
     (tmp_path / "val_labels").mkdir()
     Image.new("L", (32, 24), 9).save(tmp_path / "val_labels" / "c.png")
-    options = ["--num-classes", "2", "--val-images", str(val), "--val-annotations", str(tmp_path / "val_labels")]
+    options = ["--num-classes", "2", "--val-images", str(val), "--val", str(tmp_path / "val_labels")]
     path = tmp_path / "found.json"
     assert tool.main([*labels, *options, "--json", str(path)]) == 1
     assert f"The file is the same as {tmp_path / 'images' / 'b.jpg'}." in capsys.readouterr().out

@@ -47,6 +47,20 @@ def test_an_export_of_a_checkpoint(tool, tmp_path, capsys):
     torch.testing.assert_close(load_torchscript(output).run(images)["pred_masks"], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_what_is_exported_is_what_is_evaluated(tmp_path):
+    own = load_for_export(COINS, "", TINY)[0].state_dict()
+    average = {key: torch.full_like(value, 0.25) for key, value in own.items() if value.is_floating_point()}
+    whole, backbone = str(tmp_path / "whole.pth"), str(tmp_path / "backbone.pth")
+    torch.save({"model": own, "ema": {"num_updates": 3, "weights": average}}, whole)
+    torch.save({"model": {key: value for key, value in own.items() if key.startswith("backbone.")}}, backbone)
+    key = "sem_seg_head.predictor.class_embed.bias"
+    assert torch.equal(load_for_export(COINS, whole, TINY)[0].state_dict()[key], own[key])
+    averaged = load_for_export(COINS, whole, [*TINY, "MODEL_EMA.ENABLED", "True"])[0]
+    assert averaged.state_dict()[key].eq(0.25).all()
+    with pytest.raises(ValueError, match="does not hold the whole model"):
+        load_for_export(COINS, backbone, TINY)
+
+
 def test_failures_leave_no_file_and_one_line(tool, tmp_path, capsys):
     def refused(*args, **kwargs):
         assert tool.main(arguments(*args, **kwargs)) == 1

@@ -109,7 +109,7 @@ def scene(tiny_cfg, tmp_path):
 def tune(tool, arguments, tmp_path):
     """Run the command, which must succeed; returns the JSON that it writes."""
     path = tmp_path / "new" / "thresholds.json"
-    assert tool.main([*arguments, "--output", str(path)]) == 0
+    assert tool.main([*arguments, "--json", str(path)]) == 0
     return json.loads(path.read_text())
 
 

@@ -108,3 +108,15 @@ def test_stuff_with_a_colour_is_drawn_in_it_with_its_label(photo):
     assert colour_at(picture, 20, 8 * 30) == (128, 128, 128)
     y, x = np.nonzero((picture < 60).all(axis=2))  # the label's box
     assert len(y) > 100 and 84 < y.mean() < 120 and 62 < x.mean() < 82
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 120), (90, 0), (90, 120)])
+def test_labels_at_the_edge_of_the_picture_are_whole(place):
+    photo = np.full((100, 130, 3), 128, dtype=np.uint8)
+
+    def area_of_label(top, left):
+        segment = square(top, left, side=10, size=(100, 130))
+        plain, labelled = (draw_segments(photo, [Segment(segment, text)], scale=2) for text in ("", "coin"))
+        return (plain != labelled).any(axis=2).sum()
+
+    assert area_of_label(*place) > 0.9 * area_of_label(45, 60)

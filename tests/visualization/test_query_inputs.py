@@ -30,9 +30,14 @@ def test_models_keep_all_predictions_whatever_the_config_saves(tiny_cfg, weights
     assert all((value == saved[key]).all() for key, value in model.state_dict().items())
 
 
-def test_other_models_and_weights_are_refused(tiny_cfg, weights):
+def test_other_models_and_weights_are_refused(tiny_cfg, weights, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth' does not exist"):
         load_query_model(tiny_cfg, "nowhere.pth")
+    own = torch.load(weights)["model"]
+    backbone = str(tmp_path / "backbone.pth")
+    torch.save({"model": {key: value for key, value in own.items() if key.startswith("backbone.")}}, backbone)
+    with pytest.raises(ValueError, match="does not hold the whole model"):
+        load_query_model(tiny_cfg, backbone)
     tiny_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
     with pytest.raises(ValueError, match="is for 3 classes, the model for 4"):
         load_query_model(tiny_cfg, weights)
