@@ -7,9 +7,11 @@ number of loading processes.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -27,6 +29,9 @@ from .mapper import build_dataset_mapper
 from .reading import DatasetDict, describe
 
 logger = logging.getLogger(__name__)
+
+# Seconds that a loading process lives on after SIGTERM.
+GRACE = 300
 
 Mapper = Callable[[DatasetDict], DatasetDict | None]
 MakeSampler = Callable[[int], Sampler]
@@ -100,13 +105,19 @@ class TrainingLoader:
         self._first_batch = batch
 
     def __iter__(self) -> Iterator[list[DatasetDict]]:
+        batches = self._batches()
+        # before multiprocessing ends loading processes by a signal, which they would outlive
+        atexit.register(_close, weakref.ref(batches))
+        return batches
+
+    def _batches(self) -> Generator[list[DatasetDict], None, None]:
         samples = _Samples(self._records, self._mapper, self.seed, self._max_bad_images)
         loader = DataLoader(
             samples,
             batch_sampler=islice(self._places(), self._first_batch, None),
             num_workers=self._num_workers,
             collate_fn=list,
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=_outlive_signals,
         )
         for batch in loader:
             for mapped in batch:
@@ -184,10 +195,16 @@ def _too_many(count: int, allowed: int, last: str) -> ValueError:
     return ValueError(f"{count} bad images, more than DATALOADER.MAX_BAD_IMAGES {allowed}; the last: {last}")
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Let what asks a job to end (Ctrl-C, Slurm) end the main process, in its own time, and not what it waits for."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _close(batches: weakref.ref[Generator[list[DatasetDict], None, None]]) -> None:
+    generator = batches()
+    if generator is not None:
+        generator.close()
+
+
+def _outlive_signals(worker: int) -> None:
+    """Let what asks a whole job to end (Ctrl-C, Slurm) end the main process in its own time, not what it waits for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 def _is_wide(record: DatasetDict) -> bool | None:

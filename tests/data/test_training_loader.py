@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import signal
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -161,12 +165,31 @@ def test_samples_that_the_mapper_does_not_want_are_replaced_without_counting():
     assert loader.num_bad_images == 0
 
 
-def test_loading_processes_leave_signals_to_the_main_one():
+def test_loading_processes_outlive_the_signals_of_a_job():
     def mapper(record):
-        return record | {"handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        return record | {"seconds_left": signal.alarm(0)}
 
     batch = first(make(mapper=mapper, num_workers=1), 1)[0]
-    assert batch[0]["handlers"] == [signal.SIG_IGN, signal.SIG_IGN]
+    assert 0 < batch[0]["seconds_left"] <= module.GRACE
+
+
+def test_loading_processes_do_not_keep_the_program_from_ending(tmp_path):
+    """Python ends child processes by SIGTERM when it exits, and waits for them."""
+    code = """
+    from detectron2.data.samplers import TrainingSampler
+    from mask2former_ext.data import TrainingLoader
+
+    loader = TrainingLoader(
+        [{"file_name": "1.jpg"}] * 3, dict, lambda seed: TrainingSampler(3, seed=seed), seed=1, batch_size=1,
+        aspect_ratio_grouping=False, num_workers=2, max_bad_images=0,
+    )
+    batches = iter(loader)
+    next(batches)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=100, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 NAME = "dataset_of_the_training_loader"
