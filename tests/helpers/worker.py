@@ -145,6 +145,8 @@ def main(folder, action):
     results = {name: actions[name](cfg.clone(), folder) for name in action.split("+")}
     if comm.is_main_process():
         torch.save(results, folder / f"results_{comm.get_world_size()}.pth")
+    if is_worker():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
