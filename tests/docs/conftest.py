@@ -82,6 +82,8 @@ class Runner:
         return answer["status"], answer["output"]
 
     def close(self) -> None:
+        # not by the end of the pipe alone: loading processes of other tests may hold it open
+        print("null", file=self._process.stdin, flush=True)
         self._process.stdin.close()
         self._process.wait(timeout=60)
 

@@ -1,6 +1,6 @@
 """Runs commands and Python code of pages, each in a fork of this process, which has imported PyTorch once.
 
-Reads a JSON object a line from standard input, and answers with one: {"status": int, "output": str}.
+Reads a JSON object a line from standard input, and answers with one: {"status": int, "output": str}; null ends it.
 """
 
 from __future__ import annotations
@@ -120,4 +120,7 @@ def answer(request: dict) -> dict:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)
+        request = json.loads(line)
+        if request is None:
+            break
+        print(json.dumps(answer(request)), flush=True)
