@@ -300,7 +300,11 @@ def test_operators_compiled_for_another_environment_are_compiled_again(checkout)
 @pytest.mark.parametrize(
     ("target", "torch_step", "repeated"),
     [
-        ("oldest", "install .*-r requirements/oldest.txt -c requirements/oldest.txt", ["-m pytest --ignore=tests/soak -k matcher"]),
+        (
+            "oldest",
+            "install .*-r requirements/oldest.txt -c requirements/oldest.txt",
+            ["-m pytest --ignore=tests/soak -k matcher"],
+        ),
         ("newest", "install .*--upgrade setuptools torch torchvision -c requirements/base.txt", None),
     ],
 )
