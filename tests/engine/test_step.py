@@ -11,6 +11,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from worker import same_points_for_every_mask
 
 from mask2former_ext.engine.accumulation import split_batch
 from mask2former_ext.engine.step import StepTrainer
@@ -165,18 +166,6 @@ def image(count):
     instances.gt_masks = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
     instances.gt_masks[:, SIDE // 4 : SIDE // 2, SIDE // 4 :] = True
     return {"image": torch.randint(0, 256, (3, SIDE, SIDE)).float(), "instances": instances}
-
-
-def same_points_for_every_mask(sampling, counts, device, generator=None):
-    """Stands in for random points, which parts and batch draw in another order."""
-    generator = torch.Generator().manual_seed(5)
-    points = torch.rand(sampling.num_candidates, 2, generator=generator)
-    uniform = torch.rand(sampling.num_points - sampling.num_uncertain, 2, generator=generator)
-    return RandomCoords(
-        points[: sampling.num_points].expand(len(counts), -1, -1),
-        points.expand(sum(counts), -1, -1),
-        uniform.expand(sum(counts), -1, -1),
-    )
 
 
 # the last with more masks than the model has queries, and an image without any
