@@ -208,13 +208,15 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
     """The model of ``cfg`` in evaluation mode, with all of its weights from the checkpoint ``MODEL.WEIGHTS``.
 
     They are the averaged ones where the config says that these are what is evaluated. Where ``MODEL.WEIGHTS`` is empty
-    they stay random, with a warning.
+    they stay random, with a warning. Memory format and arithmetic are those that ``cfg.MODEL`` asks for.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
         ValueError: the device is not there, or the checkpoint does not hold all that the model needs.
     """
-    from .engine.checks import check_device  # brings the whole trainer, which importing the package should not
+    # these bring the whole trainer, which importing the package should not
+    from .engine.checks import check_device
+    from .engine.model_options import apply_model_options
 
     check_device(cfg)
     cfg = cfg.clone()
@@ -222,6 +224,10 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
     if cfg.MODEL.WEIGHTS and is_maskformer(cfg):
         cfg.MODEL.TIMM.PRETRAINED = False  # a download for weights that the checkpoint replaces
     model = build_model(cfg)
+    if "ACTIVATION_CHECKPOINTING" in cfg.MODEL:  # which a config of Detectron2 alone has not
+        node = cfg.MODEL.ACTIVATION_CHECKPOINTING
+        node.BACKBONE = node.PIXEL_DECODER = False  # of use for gradients alone
+        apply_model_options(cfg, model)
     if not cfg.MODEL.WEIGHTS:
         logger.warning("MODEL.WEIGHTS is empty: the model keeps its random weights, and its results mean nothing.")
         return model.eval()

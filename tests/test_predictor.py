@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
@@ -170,6 +172,24 @@ def test_averaged_weights_are_used_where_the_config_evaluates_them(cfg, tmp_path
     assert torch.equal(Predictor(cfg, path, device="cpu").model.state_dict()[key], own[key])
     averaged = Predictor(cfg, path, opts=["MODEL_EMA.ENABLED", True], device="cpu").model.state_dict()
     assert averaged[key].eq(0.25).all() and averaged["backbone.stem.conv1.weight"].eq(0.25).all()
+
+
+def test_memory_format_is_the_configs_and_nothing_is_checkpointed(cfg):
+    opts = ["MODEL.CHANNELS_LAST", True, "MODEL.ACTIVATION_CHECKPOINTING.BACKBONE", True, "MODEL.COMPILE", True]
+    model = Predictor(cfg, opts=opts, device="cpu").model
+    assert model.backbone.stem.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not Predictor(cfg, device="cpu").model.backbone.stem.conv1.weight.is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def test_configs_of_detectron2_alone(photo):
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml"))
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 1.0
+    cfg.INPUT.MIN_SIZE_TEST = 32
+    assert len(Predictor(cfg, device="cpu")(photo)["instances"]) == 0
 
 
 def test_several_images_at_once(cfg, photo):

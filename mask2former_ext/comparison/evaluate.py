@@ -18,10 +18,9 @@ from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from torch import nn
 from tqdm import tqdm
 
-from ..checkpoint import build_checkpointer
 from ..config import is_maskformer, load_config
-from ..engine import Trainer, check_datasets, check_device, evaluate_average, for_this_machine, load_average
-from ..engine.ema import WeightAverage
+from ..engine import Trainer, check_datasets, check_device, for_this_machine
+from ..predictor import load_trained_model
 from .costs import TIMED_IMAGES, Inputs
 from .curves import Points, keep_precision
 from .regions import Region, RegionKeeper
@@ -56,14 +55,12 @@ class Candidate:
     Attributes:
         spec: with the weights that were loaded.
         cfg: its config, for the dataset of the comparison.
-        model: in evaluation mode.
-        average: of the weights, to evaluate in their place; None where the config wants none.
+        model: in evaluation mode, with averaged weights where the config wants these.
     """
 
     spec: ModelSpec
     cfg: CfgNode
     model: nn.Module
-    average: WeightAverage | None
 
 
 @dataclass(frozen=True)
@@ -107,13 +104,9 @@ def build_candidate(spec: ModelSpec, dataset_name: str, opts: Sequence[str] = ()
     check_device(cfg)
     check_datasets(cfg)
     _check_classes(cfg, dataset_name)
+    cfg.MODEL.WEIGHTS = weights
     cfg = for_this_machine(cfg)
-    model = Trainer.build_model(cfg).eval()
-    checkpointer = build_checkpointer(cfg, model, new_classes=False)
-    # Detectron2 only warns of what it could not load, and random weights would be compared.
-    checkpointer._log_incompatible_keys = _refuse_incompatible
-    average = load_average(cfg, model, checkpointer.load(weights))
-    return Candidate(replace(spec, weights=weights), cfg, model, average)
+    return Candidate(replace(spec, weights=weights), cfg, load_trained_model(cfg))
 
 
 def _check_classes(cfg: CfgNode, dataset_name: str) -> None:
@@ -136,21 +129,6 @@ def _check_classes(cfg: CfgNode, dataset_name: str) -> None:
         )
 
 
-def _refuse_incompatible(incompatible: Any) -> None:
-    shapes = [name for name, *_ in incompatible.incorrect_shapes]
-    lacking = [name for name in incompatible.missing_keys if name not in shapes]
-    problems = [
-        f"{len(names)} {problem} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for names, problem in ((shapes, "have another shape in the file"), (lacking, "are not in the file"))
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"the weights do not fit the model: of its parameters {' and '.join(problems)}. "
-            "Config and weights must belong together."
-        )
-
-
 def evaluate(candidate: Candidate, records: Sequence[dict[str, Any]]) -> Evaluation:
     """Evaluate a model on the dataset of its config.
 
@@ -168,16 +146,12 @@ def evaluate(candidate: Candidate, records: Sequence[dict[str, Any]]) -> Evaluat
     keeper = RegionKeeper(records, kept_inputs=TIMED_IMAGES)
     precision: dict[str, dict[str, Points]] = {}
 
-    def test() -> Results:
-        with tempfile.TemporaryDirectory() as folder:
-            evaluator = Trainer.build_evaluator(cfg, dataset_name, folder)
-            keep_precision(evaluator, precision)
-            loader = Trainer.build_test_loader(cfg, dataset_name)
-            bar = tqdm(loader, desc=candidate.spec.name, unit=" images", disable=None)
-            return inference_on_dataset(model, bar, DatasetEvaluators([evaluator, keeper]))
-
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        results = evaluate_average(test, candidate.average, both=False)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        evaluator = Trainer.build_evaluator(cfg, dataset_name, folder)
+        keep_precision(evaluator, precision)
+        loader = Trainer.build_test_loader(cfg, dataset_name)
+        bar = tqdm(loader, desc=candidate.spec.name, unit=" images", disable=None)
+        results = inference_on_dataset(model, bar, DatasetEvaluators([evaluator, keeper]))
     figures = {
         task: {metric: float(value) for metric, value in metrics.items()}
         for task, metrics in results.items()

@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog, build_detection_test_loader
 from detectron2.utils.file_io import PathManager
-from torch import nn
 from tqdm import tqdm
 
-from ..checkpoint import build_checkpointer
 from ..config import is_maskformer
-from ..engine import Trainer, check_datasets, check_device, load_average
-from ..engine.ema import WeightAverage
+from ..engine import check_datasets, check_device
 from ..evaluation.panoptic_truth import PanopticTruth
+from ..predictor import load_trained_model
 from .grid import PanopticGrid
 from .predictions import PredictionFolder, RawPrediction, predict
 from .selection import Thresholds, TuningResult, choose_thresholds
@@ -137,18 +134,8 @@ def raw_predictions(cfg: CfgNode, saved: PredictionFolder | None) -> Iterator[tu
 
 
 def _predictions_of_network(cfg: CfgNode, records: list[dict[str, Any]]) -> Iterator[RawPrediction]:
-    model = Trainer.build_model(cfg)
-    checkpointer = build_checkpointer(cfg, model, new_classes=False)
-    average = load_average(cfg, model, checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False))
-    return _run(model.eval(), average, build_test_loader(cfg, records))
-
-
-def _run(
-    model: nn.Module, average: WeightAverage | None, batches: Iterable[list[dict[str, Any]]]
-) -> Iterator[RawPrediction]:
-    with average.applied() if average else nullcontext():
-        for inputs in batches:
-            yield from predict(model, inputs)
+    model = load_trained_model(cfg)  # now, not at the first image
+    return (prediction for inputs in build_test_loader(cfg, records) for prediction in predict(model, inputs))
 
 
 def build_test_loader(cfg: CfgNode, records: list[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
