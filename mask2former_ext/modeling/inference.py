@@ -119,7 +119,46 @@ class SemanticRule:
         return self._scores.unflatten(1, self._size)
 
 
-class PanopticRule:
+class MergingRule:
+    """Give every pixel to the query with the largest class × mask probability, of those that a threshold keeps."""
+
+    def __init__(self, class_logits: Tensor, size: Size, *, object_mask_threshold: float) -> None:
+        """``class_logits`` Q×(K+1), the last class being no-object; ``size`` (H, W) of the result."""
+        num_classes = class_logits.shape[-1] - 1
+        scores, labels = class_logits.detach().softmax(-1).max(-1)
+        keep = (labels != num_classes) & (scores > object_mask_threshold)
+        # choices are made on the host after one copy, so that nothing waits for the device once for every query
+        kept_labels = torch.where(keep, labels, -1).tolist()
+        self._labels = {query: label for query, label in enumerate(kept_labels) if label >= 0}
+        self._scores = scores
+        self.queries: Collection[int] = self._labels.keys()
+        # per pixel the best product so far, and the rank of its query among those kept
+        self._best = class_logits.new_full(size, -1.0)
+        self._owner = torch.zeros(size, dtype=torch.int32, device=class_logits.device)
+        self.areas: list[Tensor] = []
+
+    @property
+    def labels(self) -> list[int]:
+        """Classes of the queries that are kept, by rank; ``areas`` has the number of pixels of each one's own mask."""
+        return list(self._labels.values())
+
+    def add(self, chunk: Chunk) -> None:
+        for query, probability in zip(chunk.queries, chunk.probabilities.detach(), strict=True):
+            if query not in self._labels:
+                continue
+            score, rank = self._scores[query], len(self.areas)
+            self.areas.append(panoptic_merge(probability, self._best, self._owner, score, rank))
+
+    def owner_codes(self) -> Tensor:
+        """int H×W: twice the rank of the pixel's query, plus one inside that query's own mask.
+
+        There must be a query that is kept.
+        """
+        kept_scores = self._scores[list(self._labels)]
+        return 2 * self._owner + is_inside(self._best, kept_scores[self._owner])
+
+
+class PanopticRule(MergingRule):
     """Give every pixel to at most one segment: to the query with the largest class × mask probability."""
 
     def __init__(
@@ -132,43 +171,23 @@ class PanopticRule:
         overlap_threshold: float,
     ) -> None:
         """See :func:`panoptic_inference`; ``size`` is (H, W) of the result."""
-        num_classes = class_logits.shape[-1] - 1
-        scores, labels = class_logits.detach().softmax(-1).max(-1)
-        keep = (labels != num_classes) & (scores > object_mask_threshold)
-        # choices are made on the host after one copy, so that nothing waits for the device once for every query
-        kept_labels = torch.where(keep, labels, -1).tolist()
-        self._labels = {query: label for query, label in enumerate(kept_labels) if label >= 0}
-        self._scores = scores
-        self.queries: Collection[int] = self._labels.keys()
+        super().__init__(class_logits, size, object_mask_threshold=object_mask_threshold)
         self.thing_classes, self.overlap_threshold = thing_classes, overlap_threshold
-        # per pixel the best product so far, and the rank of its query among those kept
-        self._best = class_logits.new_full(size, -1.0)
-        self._owner = torch.zeros(size, dtype=torch.int32, device=class_logits.device)
-        self._areas: list[Tensor] = []
-
-    def add(self, chunk: Chunk) -> None:
-        for query, probability in zip(chunk.queries, chunk.probabilities.detach(), strict=True):
-            if query not in self._labels:
-                continue
-            score, rank = self._scores[query], len(self._areas)
-            self._areas.append(panoptic_merge(probability, self._best, self._owner, score, rank))
 
     def result(self) -> PanopticSegmentation:
         """int32 H×W segment ids, 0 where there is none, and the list of segments."""
-        if not self._areas:
+        if not self.areas:
             return self._owner, []
-        count = len(self._areas)
-        kept_scores = self._scores[list(self._labels)]
-        code = 2 * self._owner + is_inside(self._best, kept_scores[self._owner])  # odd inside the owner's own mask
-        outside, inside = code.flatten().bincount(minlength=2 * count).view(count, 2).unbind(1)
-        areas = torch.stack([outside + inside, inside, torch.stack(self._areas)]).tolist()
+        code = self.owner_codes()
+        outside, inside = code.flatten().bincount(minlength=2 * len(self.areas)).view(-1, 2).unbind(1)
+        areas = torch.stack([outside + inside, inside, torch.stack(self.areas)]).tolist()
         # a share of two integers is a Python float, which is float64
         kept = [
             final > 0 and owned / max(area, 1) >= self.overlap_threshold
             for owned, final, area in zip(*areas, strict=True)
         ]
-        ids, segments = _number_segments(list(self._labels.values()), kept, self.thing_classes)
-        lookup = torch.tensor([[0, segment_id] for segment_id in ids], dtype=torch.int32, device=self._owner.device)
+        ids, segments = _number_segments(self.labels, kept, self.thing_classes)
+        lookup = torch.tensor([[0, segment_id] for segment_id in ids], dtype=torch.int32, device=code.device)
         return lookup.flatten()[code], segments
 
 

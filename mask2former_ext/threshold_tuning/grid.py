@@ -20,8 +20,7 @@ from torch import Tensor
 
 from ..evaluation.panoptic_quality import PanopticCounts, Segments, count_matches
 from ..evaluation.panoptic_truth import TrueSegmentation
-from ..modeling.inference import MASKS_AT_ONCE, PanopticRule, resize_masks, run_rules
-from ..ops.panoptic_merge import is_inside
+from ..modeling.inference import MASKS_AT_ONCE, MergingRule, resize_masks, run_rules
 from .predictions import RawPrediction
 
 FOLDS = 2
@@ -43,31 +42,24 @@ class QueryOverlaps:
     areas: np.ndarray
 
 
-class OverlapRule(PanopticRule):
+class OverlapRule(MergingRule):
     """The panoptic rule up to where the overlap threshold comes in: its result is a :class:`QueryOverlaps`."""
 
     def __init__(self, class_logits: Tensor, gt_index: Tensor, num_segments: int, object_mask_threshold: float) -> None:
         """``class_logits`` Q×(K+1); ``gt_index`` int64 H×W of the ``num_segments`` G true segments, 0 for void."""
-        super().__init__(
-            class_logits,
-            (gt_index.shape[0], gt_index.shape[1]),
-            thing_classes=(),
-            object_mask_threshold=object_mask_threshold,
-            overlap_threshold=0.0,
-        )
+        size = (gt_index.shape[0], gt_index.shape[1])
+        super().__init__(class_logits, size, object_mask_threshold=object_mask_threshold)
         self._gt_index, self._rows = gt_index, num_segments + 1
 
-    def result(self) -> QueryOverlaps:  # type: ignore[override]
-        count = len(self._areas)
+    def result(self) -> QueryOverlaps:
+        count = len(self.areas)
         if not count:
             return QueryOverlaps(np.zeros(0, np.int64), np.zeros(0), np.zeros((self._rows, 0), np.int64))
-        kept_scores = self._scores[list(self._labels)]
-        inside = is_inside(self._best, kept_scores[self._owner])
-        cell = 2 * (count * self._gt_index + self._owner) + inside
+        cell = 2 * count * self._gt_index + self.owner_codes()
         table = cell.flatten().bincount(minlength=2 * count * self._rows).view(self._rows, count, 2).cpu().numpy()
-        own_areas = torch.stack(self._areas).cpu().numpy()
+        own_areas = torch.stack(self.areas).cpu().numpy()
         shares = table.sum(axis=(0, 2)) / np.maximum(own_areas, 1)
-        return QueryOverlaps(np.array(list(self._labels.values())), shares, table[..., 1])
+        return QueryOverlaps(np.array(self.labels), shares, table[..., 1])
 
 
 class PanopticGrid:
