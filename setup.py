@@ -210,7 +210,7 @@ setup(
     license="MIT",
     license_files=["LICENSE", "NOTICE"],
     classifiers=[
-        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 13)),
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],

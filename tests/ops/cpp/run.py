@@ -18,10 +18,11 @@ SOURCES = (*sorted(HERE.glob("*.cpp")), CSRC / "problem.cpp", *sorted((CSRC / "c
 
 PLAIN = ("-O1", "-Wno-psabi")
 # float-cast-overflow is no part of "undefined": what a location beyond all integers must not be cast to.
-# maybe-uninitialized: at -O1 GCC does not see that a vector is written in two halves.
+# maybe-uninitialized: at -O1 GCC does not see that a vector is written in two halves. unknown-pragmas: CUDA's unroll.
 SANITIZE = (
     *("-O1", "-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-maybe-uninitialized"),
+    "-Wno-unknown-pragmas",
 )
 THREADS = ("-fopenmp",) if sys.platform == "linux" else ()
 SANITIZER_OPTIONS = {

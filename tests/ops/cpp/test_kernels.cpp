@@ -1,6 +1,7 @@
 // The CPU kernels of each instruction set that this processor has, on raw memory, against nested loops.
 
 #include "../../../mask2former_ext/ops/csrc/cpu/kernels.h"
+#include "cases.h"
 #include "check.h"
 #include "naive.h"
 
@@ -11,6 +12,9 @@ namespace mask2former_ext::cpu {
 
 namespace {
 
+using cases::Case;
+using cases::describe;
+using cases::make_problem;
 using check::Array;
 
 template <typename T, typename A>
@@ -44,36 +48,6 @@ std::vector<Variant<T, A>> variants() {
   return result;
 }
 #undef VARIANT
-
-struct Case {
-  Problem problem;
-  double low, high;  // between which locations are drawn
-  int64_t coordinates;
-};
-
-Problem make_problem(
-    int64_t batch,
-    int64_t heads,
-    int64_t channels,
-    int64_t queries,
-    int64_t points,
-    const std::vector<std::pair<int64_t, int64_t>>& sizes) {
-  Problem problem{batch, 0, heads, channels, queries, points, {}};
-  for (const auto& [height, width] : sizes) {
-    problem.levels.push_back({height, width, problem.pixels});
-    problem.pixels += height * width;
-  }
-  return problem;
-}
-
-std::string describe(const Case& c, const char* variant, const char* what) {
-  const Problem& p = c.problem;
-  std::string text = std::string(variant) + " " + what + ", B S M D Q L P =";
-  for (int64_t size : {p.batch, p.pixels, p.heads, p.channels, p.queries, p.num_levels(), p.points}) {
-    text += " " + std::to_string(size);
-  }
-  return text + ", locations in " + std::to_string(c.low) + " to " + std::to_string(c.high);
-}
 
 // Rows, in two calls: the first must leave the rows of the second alone.
 template <typename Run, typename T>
@@ -229,20 +203,9 @@ void test_extremes(std::mt19937& generator) {
 
 void test_kernels() {
   std::mt19937 generator(0);
-  for (int64_t channels : {1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65, 96, 127, 128}) {
-    test_case_of_all_types({make_problem(2, 3, channels, 4, 2, {{5, 7}, {3, 4}, {1, 1}}), -0.3, 1.3, 2}, generator);
+  for (const Case& c : cases::all()) {
+    test_case_of_all_types(c, generator);
   }
-  for (int64_t points = 0; points <= 8; ++points) {
-    test_case_of_all_types({make_problem(1, 2, 32, 3, points, {{1, 6}, {6, 1}}), -3, 4, 4}, generator);
-  }
-  const std::vector<std::pair<int64_t, int64_t>> many{{1, 1}, {2, 2}, {1, 9}, {11, 1}, {6, 5}};
-  for (size_t levels = 1; levels <= many.size(); ++levels) {
-    test_case_of_all_types(
-        {make_problem(3, 1, 20, 5, 3, {many.begin(), many.begin() + levels}), 0, 1, 4}, generator);
-  }
-  test_case_of_all_types({make_problem(33, 1, 8, 2, 1, {{2, 3}}), -0.5, 1.5, 2}, generator);
-  test_case_of_all_types({make_problem(0, 2, 32, 3, 2, {{2, 3}}), 0, 1, 2}, generator);
-  test_case_of_all_types({make_problem(2, 2, 32, 0, 2, {{2, 3}}), 0, 1, 2}, generator);
   test_edges<float, float>(generator);
   test_edges<double, double>(generator);
   test_extremes<float, float>(generator);

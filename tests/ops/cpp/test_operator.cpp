@@ -154,16 +154,4 @@ void test_operator() {
   test_fused_refusals();
 }
 
-void test_kernels();
-
 }  // namespace mask2former_ext::cpu
-
-int main() {
-  // Otherwise a different seed each time: now and then a location would fall so near a pixel's edge that float32 and
-  // float64 round it to different sides, where gradients jump.
-  at::manual_seed(0);
-  mask2former_ext::cpu::test_kernels();
-  mask2former_ext::cpu::test_operator();
-  std::printf("%lld checks passed, %lld failed\n", (long long)check::passed, (long long)check::failed);
-  return check::failed != 0;
-}

@@ -5,24 +5,11 @@
 
 #pragma once
 
-#include "../problem.h"
+#include "sizes.h"
 
 #include <cstdint>
 
 namespace mask2former_ext::cuda {
-
-// More than any model has; they are kernel arguments, so that nothing waits for a copy.
-constexpr int kMaxLevels = 64;
-
-struct Sizes {
-  int64_t rows;  // B·Q·M
-  int64_t pixels, queries;
-  int heads, channels, levels, points;
-  int height[kMaxLevels], width[kMaxLevels];
-  int64_t start[kMaxLevels];
-
-  explicit Sizes(const Problem& problem);
-};
 
 // A sample's four corners: top left, top right, bottom left, bottom right. Those outside the level have weight zero and are
 // not read.

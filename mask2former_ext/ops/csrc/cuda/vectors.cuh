@@ -2,38 +2,15 @@
 
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 namespace mask2former_ext::cuda {
 
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-__device__ __forceinline__ float widen(c10::Half x) {
-  __half half;
-  memcpy(&half, &x, sizeof(half));
-  return __half2float(half);
-}
-
-__device__ __forceinline__ float widen(c10::BFloat16 x) {
-  return __uint_as_float(static_cast<uint32_t>(x.x) << 16);
-}
-
-__device__ __forceinline__ float widen(float x) {
-  return x;
-}
-
-__device__ __forceinline__ double widen(double x) {
-  return x;
-}
 
 // COUNT neighbouring channels; one load or store of 16 bytes where they fill it.
 template <typename T, int COUNT>
@@ -46,7 +23,7 @@ __device__ __forceinline__ void load(const T* source, Accumulator<T> (&target)[C
   const Packed<T, COUNT> packed = *reinterpret_cast<const Packed<T, COUNT>*>(source);
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) {
-    target[i] = widen(packed.channels[i]);
+    target[i] = static_cast<Accumulator<T>>(packed.channels[i]);
   }
 }
 
