@@ -81,17 +81,19 @@ def read_training_curves(metrics_file: Path, dataset_name: str, metrics: Mapping
     """Read the ``metrics.json`` (a JSON object a line) that Detectron2 writes while it trains.
 
     Args:
-        metrics_file: a run that was resumed may have lines of one iteration twice: the later one counts.
+        metrics_file: a run that was resumed may have lines of one iteration twice: the later one counts. A last line
+            that has not ended, of a training that is under way or was killed, does not.
         dataset_name: whose figures to take where the training evaluated several datasets.
         metrics: task → metric that is of interest.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is no JSON object, such as the last of a training that is under way or was killed.
+        ValueError: a line is no JSON object.
     """
     loss: dict[float, float] = {}
     figures: dict[tuple[str, str], dict[float, float]] = {}
-    for number, text in enumerate(metrics_file.read_text(encoding="utf-8").splitlines(), start=1):
+    *lines, _ = metrics_file.read_text(encoding="utf-8").split("\n")
+    for number, text in enumerate(lines, start=1):
         line = _parse(text, f"{metrics_file}, line {number}")
         iteration = line.get("iteration")
         if iteration is None:

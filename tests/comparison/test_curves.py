@@ -72,9 +72,17 @@ def test_training_curves(tmp_path):
 
 def test_a_broken_log_is_named(tmp_path):
     path = tmp_path / "metrics.json"
-    path.write_text('{"iteration": 1}\n{"iterat')
+    path.write_text('{"iteration": 1}\n{"iterat\n')
     with pytest.raises(ValueError, match=r"metrics\.json, line 2 is not JSON"):
         read_training_curves(path, "coins_val", {})
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match=r"metrics\.json, line 1 is no JSON object"):
         read_training_curves(path, "coins_val", {})
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 1, "total_loss": 2.5}\n{"iteration": 2, "total_l')
+    assert read_training_curves(path, "coins_val", {}).loss == [(1, 2.5)]
+    path.write_text("")
+    assert read_training_curves(path, "coins_val", {}).loss == []
