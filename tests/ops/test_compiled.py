@@ -45,6 +45,17 @@ def test_fused_operator_refuses_reference_points_of_another_shape(make_inputs):
         fused(value, shapes, starts, torch.rand(2, 3, 1, 2), locations, weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precisions_are_rounded_once_to_the_nearest(device, dtype):
+    factors = torch.tensor([1.0, 1 + 2**-9, 1 + 3 * 2**-9, 1 + 2**-12, -1 / 3, 1e-7, 1e5, 3e38, math.inf, math.nan])
+    value = torch.randn(37).to(dtype).index_fill_(0, torch.tensor([0, 36]), 1.0).to(device)
+    center = torch.full((1, len(factors), 1, 1, 1, 2), 0.5, device=device)
+    weights = factors.view(1, -1, 1, 1, 1).to(device)
+    output = op(value.view(1, 1, 1, -1), torch.ones(1, 2, dtype=torch.long), torch.zeros(1).long(), center, weights)
+    expected = (factors[:, None].to(device) * value.float()).to(dtype)
+    torch.testing.assert_close(output[0], expected, rtol=0, atol=0, equal_nan=True)
+
+
 @on_the_cpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_results_are_the_same_bits_at_any_number_of_threads(make_inputs, dtype):

@@ -16,7 +16,7 @@
 
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")
 // By name, because the compiler's own macro does not follow the pragma.
-#define CAPABILITY_HAS_F16C
+#define CAPABILITY_HAS_AVX512
 #define CAPABILITY avx512
 #include "kernels_impl.h"
 #endif

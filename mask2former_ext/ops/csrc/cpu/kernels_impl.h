@@ -146,9 +146,11 @@ void backward(const Problem& problem, const BackwardArrays<T, A>& arrays, int64_
       const int64_t pixels = level.height * level.width;
       std::memset(sums.data(), 0, sizeof(A) * pixels * problem.channels);
       run(problem, level, slice);
-      for (int64_t i = 0; i < pixels * problem.channels; ++i) {
-        arrays.grad_value[first_pixel + i / problem.channels * row_stride + i % problem.channels] =
-            static_cast<T>(sums.data()[i]);
+      for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        convert(
+            sums.data() + pixel * problem.channels,
+            problem.channels,
+            arrays.grad_value + first_pixel + pixel * row_stride);
       }
     }
   }

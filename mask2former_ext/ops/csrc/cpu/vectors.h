@@ -36,9 +36,10 @@ inline Vector<double> load(const double* source) {
   return result;
 }
 
+typedef uint16_t Bits16 __attribute__((vector_size(32)));
+typedef uint32_t Bits32 __attribute__((vector_size(64)));
+
 inline Vector<float> load(const c10::BFloat16* source) {
-  typedef uint16_t Bits16 __attribute__((vector_size(32)));
-  typedef uint32_t Bits32 __attribute__((vector_size(64)));
   Bits16 bits;
   std::memcpy(&bits, source, sizeof(bits));
   const Bits32 wide = __builtin_convertvector(bits, Bits32) << 16;
@@ -49,7 +50,10 @@ inline Vector<float> load(const c10::BFloat16* source) {
 
 inline Vector<float> load(const c10::Half* source) {
   Vector<float> result;
-#ifdef CAPABILITY_HAS_F16C
+#if defined(CAPABILITY_HAS_AVX512)
+  const __m512 floats = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+  std::memcpy(&result, &floats, sizeof(result));
+#elif defined(CAPABILITY_HAS_F16C)
   for (int part = 0; part < 2; ++part) {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source) + part);
     const __m256 floats = _mm256_cvtph_ps(bits);
@@ -68,15 +72,43 @@ inline void store(T* target, const Vector<T>& vector) {
   std::memcpy(target, &vector, sizeof(vector));
 }
 
+// To the nearest number, of two to the even one.
 inline void store(c10::BFloat16* target, const Vector<float>& vector) {
-  for (int i = 0; i < kLanes<float>; ++i) {
-    target[i] = static_cast<c10::BFloat16>(vector[i]);
-  }
+  Bits32 bits;
+  std::memcpy(&bits, &vector, sizeof(bits));
+  const Bits32 rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const Bits32 quiet_nan = Bits32{} + 0x7fc0;  // rounding might carry a NaN on to infinity
+  const Bits16 narrow = __builtin_convertvector(vector == vector ? rounded : quiet_nan, Bits16);
+  std::memcpy(target, &narrow, sizeof(narrow));
 }
 
 inline void store(c10::Half* target, const Vector<float>& vector) {
+#if defined(CAPABILITY_HAS_AVX512)
+  __m512 floats;
+  std::memcpy(&floats, &vector, sizeof(floats));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm512_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(CAPABILITY_HAS_F16C)
+  for (int part = 0; part < 2; ++part) {
+    __m256 floats;
+    std::memcpy(&floats, reinterpret_cast<const char*>(&vector) + 32 * part, sizeof(floats));
+    const __m128i bits = _mm256_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(target) + part, bits);
+  }
+#else
   for (int i = 0; i < kLanes<float>; ++i) {
     target[i] = static_cast<c10::Half>(vector[i]);
+  }
+#endif
+}
+
+template <typename T, typename A>
+inline void convert(const A* source, int64_t count, T* target) {
+  int64_t i = 0;
+  for (; i + kLanes<A> <= count; i += kLanes<A>) {
+    store(target + i, load(source + i));
+  }
+  for (; i < count; ++i) {
+    target[i] = static_cast<T>(source[i]);
   }
 }
 
