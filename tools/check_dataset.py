@@ -20,7 +20,7 @@ from mask2former_ext.audit import (
     format_report,
     read_class_names,
 )
-from mask2former_ext.config import load_config
+from mask2former_ext.config import is_maskformer, load_config
 from mask2former_ext.files import whole_file, write_json
 
 EPILOG = """
@@ -85,7 +85,8 @@ def audit(options: argparse.Namespace) -> list[AuditReport]:
     """The reports of what was asked for: of one dataset, or of training and validation data."""
     queries = options.num_queries
     if options.config_file:
-        queries = load_config(options.config_file).MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+        cfg = load_config(options.config_file)
+        queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES if is_maskformer(cfg) else None
     if options.dataset:
         return [audit_registered(options.dataset, options.task, num_queries=queries, workers=options.workers)]
     names = [str(label) for label in range(options.num_classes)] if options.num_classes else None

@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--val-images", type=Path, metavar="DIR", help="images of --val (default: those of --images)")
     data.add_argument("--val-panoptic-root", type=Path, metavar="DIR", help="PNGs of --val (default: as above)")
     data.add_argument(
-        "--classes", type=Path, metavar="FILE", help="class names, one a line (default: semantic: counted)"
+        "--classes", type=Path, metavar="FILE", help="class names, one a line (default: semantic: counted, else JSON's)"
     )
     data.add_argument("--ignore-label", type=int, default=255, help="in label PNGs (default: %(default)s)")
     data.add_argument("--ignore-faults", action="store_true", help="train whatever the audit finds")

@@ -32,7 +32,7 @@ def audit_dataset(
     panoptic_root: str | Path | None = None,
     class_names: Sequence[str] | None = None,
     ignore_label: int = 255,
-    num_queries: int = 100,
+    num_queries: int | None = 100,
     workers: int = 1,
 ) -> AuditReport:
     """Audit a dataset of one's own. A progress bar runs on stderr.
@@ -46,7 +46,7 @@ def audit_dataset(
         class_names: the classes. Semantic labels are 0 … their number - 1, None to take them as they come; categories
             of a JSON file must be among them.
         ignore_label: label of pixels without one, in label PNGs.
-        num_queries: MODEL.MASK_FORMER.NUM_OBJECT_QUERIES of the model.
+        num_queries: MODEL.MASK_FORMER.NUM_OBJECT_QUERIES of the model; None for models that have no queries.
         workers: processes that look at images.
 
     Raises:
@@ -65,7 +65,9 @@ def audit_dataset(
     return _audit(source, num_queries, workers)
 
 
-def audit_registered(name: str, task: Task | None = None, *, num_queries: int = 100, workers: int = 1) -> AuditReport:
+def audit_registered(
+    name: str, task: Task | None = None, *, num_queries: int | None = 100, workers: int = 1
+) -> AuditReport:
     """Audit a dataset that is registered with Detectron2.
 
     Args:
@@ -88,7 +90,7 @@ def find_shared_images(training: AuditReport, validation: AuditReport) -> list[F
     return [Finding("image-in-both", f"The file is the same as {other}.", file) for file, other in shared]
 
 
-def _audit(source: Source, num_queries: int, workers: int) -> AuditReport:
+def _audit(source: Source, num_queries: int | None, workers: int) -> AuditReport:
     if not source.items:
         raise ValueError(f"{source.name}: there is no image in it.")
     things = {number: category.is_thing for number, category in source.categories.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 
@@ -17,8 +18,8 @@ def read_class_names(path: Path) -> list[str]:
         ValueError: it holds something else, no name, or a name twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin files with a mark
+        names = json.loads(text) if path.suffix.lower() == ".json" else [line.strip() for line in text.splitlines()]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: this file does not exist (the names of classes).") from error
     except ValueError as error:
@@ -27,7 +28,7 @@ def read_class_names(path: Path) -> list[str]:
         raise ValueError(f"{path}: this is no list of names, as in {json.dumps(['road', 'sky'])}.")
     while names and not names[-1]:
         names.pop()
-    wrong = sorted({name for name in names if not name or names.count(name) > 1})
+    wrong = sorted(name for name, times in Counter(names).items() if not name or times > 1)
     if wrong or not names:
         raise ValueError(f"{path}: every class needs a name of its own; wrong are {wrong or 'all, there is none'}.")
     return names

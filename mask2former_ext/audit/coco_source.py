@@ -9,11 +9,24 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.datasets.annotation_files import read_json
 from .findings import Finding
 from .sources import Category, Item, Source
 
 Entry = Mapping[str, Any]
-EVALUATED_KEYS = ("area", "iscrowd")  # without these COCO's evaluation ends in a KeyError
+Form = Mapping[str, type | tuple[type, ...]]
+"""Keys that an entry must have, with the types of their values."""
+
+LONGEST_SIDE = 2**17
+"""Pixels; masks of the size that is stated must fit into memory, before it is known to be wrong."""
+_ID = (int, str)
+_SIZE: Form = {"height": int, "width": int}
+IMAGE: Form = {"id": _ID, "file_name": str}
+_INSTANCE: Form = {"id": _ID, "image_id": _ID, "category_id": int}
+_EVALUATED: Form = {"area": (int, float), "bbox": list, "iscrowd": int}  # COCO's evaluation ends without these
+_PANOPTIC: Form = {"image_id": _ID, "file_name": str, "segments_info": list}
+_SEGMENT: Form = {"id": int, "category_id": int}
+CATEGORY: Form = {"id": int, "name": str}
 
 
 def instance_source(images: Path, annotations: Path, class_names: Sequence[str] | None) -> Source:
@@ -33,17 +46,21 @@ def instance_source(images: Path, annotations: Path, class_names: Sequence[str] 
         raise ValueError(f"{annotations}: these are panoptic annotations, not instances. Ask for the panoptic task.")
     findings: list[Finding] = []
     categories = _categories(content["categories"], annotations, class_names, findings)
-    entries = _images(content["images"], ("id", "file_name", "height", "width"), annotations, findings)
+    entries = _images(content["images"], annotations, findings, sized=True)
     of_image = defaultdict(list)
-    for annotation in _with_known_image(content["annotations"], ("id", "category_id"), entries, annotations, findings):
-        missing = [key for key in EVALUATED_KEYS if key not in annotation]
+    ids = []
+    for annotation in _with_known_image(content["annotations"], _INSTANCE, entries, annotations, findings):
+        missing = [key for key in _EVALUATED if not fits(annotation, {key: _EVALUATED[key]})]
         if missing:
-            cause = f"The annotation lacks {' and '.join(missing)}, which COCO's evaluation reads."
+            cause = f"COCO's evaluation needs {' and '.join(missing)}: the annotation lacks it, or has another type."
             findings.append(_at(annotation, "entry-malformed", cause, annotations))
         of_image[annotation["image_id"]].append(annotation)
+        ids.append(annotation["id"])
+    findings += _mixed_ids(ids, "annotations", annotations)
     findings += _repeated_annotation_ids(of_image, annotations)
     items = [_item(images, entry, of_image.get(image_id, ())) for image_id, entry in entries.items()]
-    return Source(str(annotations), "instance", categories, items, findings + _unused(images, items))
+    findings += _unused(images, content["images"])
+    return Source(str(annotations), "instance", categories, items, findings)
 
 
 def panoptic_source(
@@ -69,10 +86,9 @@ def panoptic_source(
         raise FileNotFoundError(f"{root}: this folder of panoptic PNGs does not exist. Name it (panoptic_root).")
     findings: list[Finding] = []
     categories = _categories(content["categories"], annotations, class_names, findings, panoptic=True)
-    entries = _images(content["images"], ("id", "file_name"), annotations, findings)
+    entries = _images(content["images"], annotations, findings, sized=False)
     of_image: dict[Any, Entry] = {}
-    keys = ("file_name", "segments_info")
-    for annotation in _with_known_image(content["annotations"], keys, entries, annotations, findings):
+    for annotation in _with_known_image(content["annotations"], _PANOPTIC, entries, annotations, findings):
         if annotation["image_id"] in of_image:
             cause = f"The image has a second annotation, {annotation['file_name']}."
             findings.append(_at(annotation, "image-annotated-twice", cause, annotations))
@@ -81,13 +97,19 @@ def panoptic_source(
     items = []
     for image_id, entry in entries.items():
         annotation = of_image.get(image_id, {"segments_info": ()})
-        segments = [_checked(segment, ("id", "category_id")) for segment in annotation["segments_info"]]
-        if not all(segments):
-            cause = "An entry of its segments_info lacks id or category_id."
+        segments = [segment for segment in annotation["segments_info"] if fits(segment, _SEGMENT)]
+        if len(segments) < len(annotation["segments_info"]):
+            cause = f"An entry of its segments_info {_lacks(_SEGMENT)}."
             findings.append(_at(annotation, "entry-malformed", cause, annotations))
         png = os.path.join(root, annotation["file_name"]) if "file_name" in annotation else None
-        items.append(_item(images, entry, [segment for segment in segments if segment], png))
-    return Source(str(annotations), "panoptic", categories, items, findings + _unused(images, items))
+        items.append(_item(images, entry, segments, png))
+    findings += _unused(images, content["images"])
+    return Source(str(annotations), "panoptic", categories, items, findings)
+
+
+def fits(entry: Any, form: Form) -> bool:
+    """Whether an entry is an object with all keys of ``form``, each of its type."""
+    return isinstance(entry, dict) and all(key in entry and isinstance(entry[key], form[key]) for key in form)
 
 
 def require_folder(folder: Path, what: str) -> None:
@@ -98,20 +120,9 @@ def require_folder(folder: Path, what: str) -> None:
 
 def _read(images: Path, annotations: Path) -> dict[str, list[Any]]:
     require_folder(images, "folder of images")
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{annotations}: this file does not exist (the annotations).") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{annotations}: cannot be read as JSON: {error}. Export the annotations again.") from error
-    keys = ("images", "annotations", "categories")
-    wrong = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-    if wrong:
-        raise ValueError(
-            f"{annotations}: this is no annotation file of COCO's format, which has lists of images, annotations and"
-            f" categories; it lacks {', '.join(wrong)}."
-        )
-    return content
+    if not annotations.is_file():
+        raise FileNotFoundError(f"{annotations}: there is no such file (the annotations).")
+    return read_json(str(annotations), ("images", "annotations", "categories"))
 
 
 def _categories(
@@ -124,10 +135,11 @@ def _categories(
 ) -> dict[int, Category]:
     categories: dict[int, Category] = {}
     for entry in entries:
-        if not _checked(entry, ("id", "name")):
-            findings.append(Finding("entry-malformed", f"The category {_short(entry)} lacks id or name.", str(file)))
+        if not fits(entry, CATEGORY):
+            cause = f"The category {_short(entry)} {_lacks(CATEGORY)}."
+            findings.append(Finding("entry-malformed", cause, str(file)))
             continue
-        number, name = entry["id"], str(entry["name"])
+        number, name = entry["id"], entry["name"]
         if number in categories:
             cause = f'The category id {number} stands for both "{categories[number].name}" and "{name}".'
             findings.append(Finding("category-id-repeated", cause, str(file)))
@@ -144,13 +156,19 @@ def _categories(
     return categories
 
 
-def _images(entries: Iterable[Any], keys: Sequence[str], file: Path, findings: list[Finding]) -> dict[Any, Entry]:
-    """Entries of images by their ids, the first of each; all have ``keys``."""
+def _images(entries: Iterable[Any], file: Path, findings: list[Finding], *, sized: bool) -> dict[Any, Entry]:
+    """Entries of images by their ids, the first of each; with ``sized``, all have a height and a width."""
     images: dict[Any, Entry] = {}
     id_of_name: dict[str, Any] = {}
     for entry in entries:
-        if not _checked(entry, keys):
-            findings.append(Finding("entry-malformed", f"The image {_short(entry)} {_lacks(keys)}.", str(file)))
+        sides = {key: _SIZE[key] for key in _SIZE if sized or (isinstance(entry, dict) and key in entry)}
+        form = {**IMAGE, **sides}
+        if not fits(entry, form):
+            findings.append(Finding("entry-malformed", f"The image {_short(entry)} {_lacks(form)}.", str(file)))
+            continue
+        if any(not 0 < entry[side] <= LONGEST_SIDE for side in sides):
+            cause = f"The image {_short(entry)} has a height or width that is not in 1…{LONGEST_SIDE}."
+            findings.append(Finding("entry-malformed", cause, str(file)))
             continue
         number, name = entry["id"], entry["file_name"]
         if number in images:
@@ -162,19 +180,20 @@ def _images(entries: Iterable[Any], keys: Sequence[str], file: Path, findings: l
             findings.append(Finding("image-listed-twice", cause, str(file), number))
         images[number] = entry
         id_of_name.setdefault(name, number)
+    findings += _mixed_ids(images, "images", file)
     return images
 
 
 def _with_known_image(
-    annotations: Iterable[Any], keys: Sequence[str], images: Collection[Any], file: Path, findings: list[Finding]
+    annotations: Iterable[Any], form: Form, images: Collection[Any], file: Path, findings: list[Finding]
 ) -> Iterator[Entry]:
     """Yield the annotations of images that there are; the others become findings."""
     for annotation in annotations:
-        if not _checked(annotation, ("image_id", *keys)):
-            cause = f"The annotation {_short(annotation)} {_lacks(('image_id', *keys))}."
+        if not fits(annotation, form):
+            cause = f"The annotation {_short(annotation)} {_lacks(form)}."
             findings.append(Finding("entry-malformed", cause, str(file)))
         elif annotation["image_id"] not in images:
-            cause = f"No image has the id {annotation['image_id']}."
+            cause = f"No image that can be used has the id {annotation['image_id']!r}."
             findings.append(_at(annotation, "annotation-without-image", cause, file))
         else:
             yield annotation
@@ -190,42 +209,36 @@ def _repeated_annotation_ids(of_image: Mapping[Any, Iterable[Entry]], file: Path
             first.setdefault(annotation["id"], image_id)
 
 
+def _mixed_ids(ids: Iterable[int | str], what: str, file: Path) -> Iterator[Finding]:
+    if len({type(number) for number in ids}) > 1:
+        cause = f"Some {what} have a number as id, others text; training refuses that."
+        yield Finding("entry-malformed", cause, str(file))
+
+
 def _item(folder: Path, entry: Entry, annotations: Iterable[Entry], png: str | None = None) -> Item:
-    size = (entry["height"], entry["width"]) if _checked(entry, ("height", "width")) else None
+    size = (entry["height"], entry["width"]) if fits(entry, _SIZE) else None
     return Item(os.path.join(folder, entry["file_name"]), entry["id"], size, tuple(annotations), png)
 
 
-def _unused(folder: Path, items: Sequence[Item]) -> list[Finding]:
-    """A finding for each image file of the folder, at any depth of those used, that is none of ``items``."""
-    used = {os.path.normpath(item.image) for item in items}
-    suffixes = {os.path.splitext(path)[1] for path in used}
-    folders = {os.path.dirname(path) for path in used} or {str(folder)}
-    present = (entry.path for folder in folders if os.path.isdir(folder) for entry in os.scandir(folder))
-    unused = sorted(path for path in present if os.path.splitext(path)[1] in suffixes and path not in used)
-    return [Finding("image-unused", "No entry of the annotations names this file.", path) for path in unused]
+def _unused(folder: Path, entries: Iterable[Any]) -> list[Finding]:
+    """A finding for each file that no entry names, beside those that are named and with the suffix of one of them."""
+    names = [entry["file_name"] for entry in entries if fits(entry, {"file_name": str})]
+    used = {os.path.normpath(os.path.join(folder, name)) for name in names}
+    suffixes = {_suffix(path) for path in used}
+    folders = {os.path.dirname(path) or os.curdir for path in used}
+    present = (entry for each in folders if os.path.isdir(each) for entry in os.scandir(each) if entry.is_file())
+    paths = {os.path.normpath(entry.path) for entry in present if _suffix(entry.path) in suffixes}
+    cause = "No entry of the annotations names this file."
+    return [Finding("image-unused", cause, path) for path in sorted(paths - used)]
 
 
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "id": (int, str),
-    "image_id": (int, str),
-    "category_id": int,
-    "file_name": str,
-    "height": int,
-    "width": int,
-    "segments_info": list,
-}
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
-def _checked(entry: Any, keys: Iterable[str]) -> Entry | None:
-    """The entry if it has all ``keys``, each of its type."""
-    whole = isinstance(entry, dict) and all(
-        key in entry and isinstance(entry[key], _TYPES.get(key, object)) for key in keys
-    )
-    return entry if whole else None
-
-
-def _lacks(keys: Sequence[str]) -> str:
-    return f"lacks {', '.join(keys[:-1])} or {keys[-1]}, or has it of another type"
+def _lacks(form: Form) -> str:
+    *keys, last = form
+    return f"lacks {', '.join(keys)} or {last}, or has it of another type"
 
 
 def _at(annotation: Entry, kind: str, cause: str, file: Path) -> Finding:
@@ -233,5 +246,5 @@ def _at(annotation: Entry, kind: str, cause: str, file: Path) -> Finding:
 
 
 def _short(entry: Any) -> str:
-    text = json.dumps(entry)
+    text = json.dumps(entry, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -8,19 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as coco_mask
+from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.masks import decode_segmentation
 from ..data.reading import read_image_file, rgb_to_id
 from ..visualization import Segment, draw_segments
-from .findings import KINDS, Finding
+from .findings import KINDS, Finding, printable
 from .report import AuditReport
 from .sources import Category, Item, Source
 
 _TILE = 320
 _CAPTION = 44
 _MARGIN = 8
+_MOST_SEGMENTS = 100
+"""So many are drawn on an image, the largest: drawing takes time by the square of their number."""
 _COLOURS = {"fault": "#c62828", "warning": "#d98200", "info": "#1565c0"}
 
 
@@ -87,7 +89,8 @@ def _draw_tile(
     pen.rectangle((x, y, x + _TILE - 1, y + _TILE - 1), fill="#dddddd")
     sheet.paste(tile, (x + (_TILE - tile.width) // 2, y + (_TILE - tile.height) // 2))
     font = ImageFont.load_default(size=14)
-    pen.text((x, y + _TILE + 7), _fitting(os.path.basename(item.image), font), fill="black", font=font)
+    name = printable(os.path.basename(item.image))
+    pen.text((x, y + _TILE + 7), _fitting(name, font), fill="black", font=font)
     kinds = [kind for kind in KINDS if any(finding.kind == kind for finding in findings)]
     if kinds:
         pen.text((x, y + _TILE + 24), _fitting(", ".join(kinds), font), fill=colour, font=font)
@@ -111,8 +114,8 @@ def _picture(item: Item, source: Source) -> Image.Image:
     original = (photo.height, photo.width)
     photo.thumbnail((_TILE, _TILE))
     scale = max(1, _TILE // max(photo.size))
-    segments = [segment for segment in _segments(item, source, original, photo.size) if segment.mask.any()]
-    return Image.fromarray(draw_segments(np.asarray(photo), segments, scale=scale))
+    segments = sorted(_segments(item, source, original, photo.size), key=lambda segment: -int(segment.mask.sum()))
+    return Image.fromarray(draw_segments(np.asarray(photo), segments[:_MOST_SEGMENTS], scale=scale))
 
 
 def _segments(item: Item, source: Source, original: tuple[int, int], size: tuple[int, int]) -> list[Segment]:
@@ -139,8 +142,9 @@ def _segments(item: Item, source: Source, original: tuple[int, int], size: tuple
             for segment in item.annotations
         ]
     labels = _resized(pixels if pixels.ndim == 2 else pixels[..., 0], size)
-    present = [label for label in np.unique(labels).tolist() if label != source.ignore_label]
-    return [Segment(labels == label, _name(source.categories, label)) for label in present]
+    present = zip(*(values.tolist() for values in np.unique(labels, return_counts=True)), strict=True)
+    ranked = sorted(((count, label) for label, count in present if label != source.ignore_label), reverse=True)
+    return [Segment(labels == label, _name(source.categories, label)) for _, label in ranked[:_MOST_SEGMENTS]]
 
 
 def _mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray | None:
@@ -150,9 +154,7 @@ def _mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray | 
         return None
     if isinstance(shape, np.ndarray):
         return shape
-    if not shape:
-        return None
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon.reshape(-1) for polygon in shape], *size)))
+    return polygons_to_bitmask([polygon.reshape(-1) for polygon in shape], *size)
 
 
 def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 # What Pillow is known to raise of damaged files, beside OSError.
-_DAMAGED = (
+DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, MemoryError, OverflowError),
     *(struct.error, zlib.error, DecompressionBombError),
 )
@@ -29,13 +29,13 @@ class Photograph:
     Attributes:
         size: (height, width) as training sees it, turned by its EXIF orientation.
         is_turned: whether height and width change places by that.
-        is_deep: whether it has more than 8 bits a channel.
+        bits: of a channel: 8 for 8 or less, 16, 32.
         digest: of the file's bytes.
     """
 
     size: tuple[int, int]
     is_turned: bool
-    is_deep: bool
+    bits: int
     digest: bytes
 
 
@@ -48,16 +48,23 @@ def read_photograph(path: str) -> Photograph:
     """
     content, image = _open(path)
     with image:
-        size, mode = image.size[::-1], image.mode
+        size, bits = image.size[::-1], _bits(image)
         try:
             # JPEG files are read to their end, but decoded at an eighth of their size: what breaks, breaks there too.
             image.draft(None, (1, 1))
             image.load()
             is_turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise ValueError(str(error)) from error
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Photograph(size[::-1] if is_turned else size, is_turned, mode.startswith(("I", "F")), digest)
+    return Photograph(size[::-1] if is_turned else size, is_turned, bits, digest)
+
+
+def _bits(image: Image.Image) -> int:
+    # "I" is how earlier versions of Pillow open PNGs of 16 bits.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return 16
+    return 32 if image.mode in ("I", "F") else 8
 
 
 def read_png(path: str, *, colours: bool) -> tuple[str, np.ndarray]:
@@ -80,7 +87,7 @@ def read_png(path: str, *, colours: bool) -> tuple[str, np.ndarray]:
             if colours and image.mode == "P":
                 return "RGB", np.asarray(image.convert("RGB"))
             return image.mode, np.asarray(image)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise ValueError(str(error)) from error
 
 
@@ -92,7 +99,7 @@ def _open(path: str) -> tuple[bytes, Image.Image]:
             return content, Image.open(BytesIO(content))
     except FileNotFoundError:
         raise
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ValueError("it is no image" if isinstance(error, Image.UnidentifiedImageError) else str(error)) from error
 
 

@@ -37,10 +37,13 @@ KINDS: dict[str, Kind] = {
         "images of another size than their annotations",
         "Annotate the files as they are, or bring back those that were annotated; look for resized and rotated ones.",
     ),
-    "image-clipped": Kind(
+    "image-mode": Kind(
+        "fault", "images of 32 bits a pixel, which training refuses", "Scale the values to 0…255 and save as 8 bits."
+    ),
+    "image-deep": Kind(
         "warning",
-        "images of more than 8 bits a channel",
-        "Models read 8 bits and everything brighter becomes white: scale the values to 0…255 and save as 8 bits.",
+        "images of 16 bits a channel",
+        "Models are given the higher 8 bits: if the values do not reach 65535, scale them to 0…255 and save as 8 bits.",
     ),
     "image-repeated": Kind("info", "images with the same bytes", "Remove all but one, if that was not meant."),
     "image-unused": Kind(
@@ -103,15 +106,16 @@ KINDS: dict[str, Kind] = {
     ),
     "image-without-annotations": Kind(
         "info",
-        "images without annotations, which are trained on as empty",
-        "Remove them if they are just not annotated.",
+        "images without annotations",
+        "Annotate or remove them: training leaves out images without a panoptic entry and, unless"
+        " DATALOADER.FILTER_EMPTY_ANNOTATIONS is False, those without instances.",
     ),
     # masks and boxes
     "segmentation-missing": Kind(
         "fault", "objects without a mask", "A box alone trains no mask: add a mask, or remove the annotation."
     ),
     "polygon-invalid": Kind(
-        "fault", "invalid polygons", "A polygon is x and y of at least 3 points: correct or remove it."
+        "fault", "invalid polygons", "Polygons are lists [x, y, x, y, …], in pixels, in one list: correct or remove it."
     ),
     "polygon-outside": Kind(
         "fault",
@@ -123,7 +127,11 @@ KINDS: dict[str, Kind] = {
         "polygons that reach beyond the border of their image",
         "They are cut there. Look for annotations of another size or another image, or clip them.",
     ),
-    "rle-invalid": Kind("fault", "run-length codes that do not fit their image", "Encode the mask again."),
+    "rle-invalid": Kind(
+        "fault",
+        "run-length codes that do not fit their image",
+        "A code has the size [height, width] of its image, and counts that add up to its pixels.",
+    ),
     "mask-empty": Kind("fault", "masks without a pixel", "Remove the annotation, or draw its mask."),
     "mask-tiny": Kind(
         "warning",
@@ -217,6 +225,11 @@ KINDS: dict[str, Kind] = {
 """Every kind of finding by its name, in the order of reports."""
 
 
+def printable(text: str) -> str:
+    """The text with escapes for what UTF-8 has no form for: bytes of file names in another encoding, say."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that an audit found.
@@ -248,10 +261,10 @@ class Finding:
     def __str__(self) -> str:
         """Place, cause and way out."""
         start = f"{self.place}: " if self.place else ""
-        return f"{start}{self.cause} {KINDS[self.kind].way_out}"
+        return printable(f"{start}{self.cause} {KINDS[self.kind].way_out}")
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        values = {
             "kind": self.kind,
             "severity": self.severity,
             "file": self.file,
@@ -259,3 +272,4 @@ class Finding:
             "annotation_id": self.annotation_id,
             "message": f"{self.cause} {KINDS[self.kind].way_out}",
         }
+        return {key: printable(value) if isinstance(value, str) else value for key, value in values.items()}

@@ -14,6 +14,8 @@ from .sources import Item, Task
 
 TINY_AREA = 16
 """Pixels: masks are predicted at a quarter of the image's height and width."""
+FARTHEST = 1e9
+"""Pixels from the origin; no box reaches so far."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,13 @@ class Rules:
     Attributes:
         task: selects the checks.
         things: category id → whether it is a thing.
-        num_queries: the number of objects that a model can find in an image.
+        num_queries: the number of objects that a model can find in an image, None where nothing limits it.
         ignore_label: label of pixels without one (semantic).
     """
 
     task: Task
     things: Mapping[int, bool]
-    num_queries: int
+    num_queries: int | None
     ignore_label: int
 
 
@@ -75,8 +77,8 @@ def check_photograph(item: Item, report: ImageReport) -> None:
         found("image-unreadable", f"The image cannot be read: {error}.")
         return
     report.size, report.digest = photograph.size, photograph.digest
-    if photograph.is_deep:
-        found("image-clipped", "The image has more than 8 bits a channel.")
+    if photograph.bits > 8:
+        found("image-deep" if photograph.bits == 16 else "image-mode", f"A channel has {photograph.bits} bits.")
     if item.size is not None and tuple(item.size) != photograph.size:
         turned = " after its EXIF orientation has turned it" if photograph.is_turned else ""
         found("image-size-differs", f"The file has {of_size(photograph.size)}{turned}, its entry {of_size(item.size)}.")
@@ -109,7 +111,7 @@ def check_png(item: Item, report: ImageReport, *, colours: bool) -> tuple[str, n
 
 def check_number(item: Item, report: ImageReport, rules: Rules) -> None:
     """Compare the number of objects with that of queries."""
-    if report.objects > rules.num_queries:
+    if rules.num_queries is not None and report.objects > rules.num_queries:
         cause = f"The image has {report.objects} objects, the model {rules.num_queries} queries."
         report.findings.append(Finding("too-many-objects", cause, item.image, item.image_id))
 
@@ -131,12 +133,12 @@ def boxes_differ(stated: Sequence[float], actual: Sequence[float], size: tuple[i
 
 
 def is_box(box: object) -> bool:
-    """Whether this is [x, y, width, height], finite and not empty."""
+    """Whether this is [x, y, width, height], not empty, of numbers that are finite and not beyond any image."""
     if not isinstance(box, Sequence | np.ndarray) or isinstance(box, str) or len(box) != 4:
         return False
     if not all(isinstance(number, int | float | np.number) for number in box):
         return False
-    return bool(np.isfinite(box).all() and box[2] > 0 and box[3] > 0)
+    return all(abs(number) < FARTHEST for number in box) and bool(box[2] > 0 and box[3] > 0)
 
 
 def of_size(size: Sequence[int]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +46,7 @@ def check_panoptic(rules: Rules, item: Item) -> ImageReport:
     _compare_ids(item, report, in_png)
     for segment in item.annotations:
         if segment["id"] in in_png and segment["id"] != 0:
-            _check_region(item, report, dict(segment), *in_png[segment["id"]], pixels.shape[:2])
+            _check_region(item, report, segment, *in_png[segment["id"]], pixels.shape[:2])
     return report
 
 
@@ -88,7 +90,7 @@ def _compare_ids(item: Item, report: ImageReport, in_png: dict[int, tuple[int, l
 
 
 def _check_region(
-    item: Item, report: ImageReport, segment: dict, area: int, box: list[int], size: tuple[int, int]
+    item: Item, report: ImageReport, segment: Mapping[str, Any], area: int, box: list[int], size: tuple[int, int]
 ) -> None:
     """Compare what a segment says with its pixels."""
 
@@ -132,14 +134,14 @@ def check_semantic(rules: Rules, item: Item) -> ImageReport:
     present = dict(zip(labels.astype(np.int64).tolist(), areas.tolist(), strict=True))
     report.measured = pixels.size
     report.void = present.pop(rules.ignore_label, 0)
-    wrong = [label for label in present if rules.things and label not in rules.things]
+    if not present:
+        found("all-ignored", f"Every pixel has the ignore label {rules.ignore_label}.")
+    wrong = {label: area for label, area in present.items() if rules.things and label not in rules.things}
     if wrong:
-        found("label-outside-range", _outside(wrong, sum(present[label] for label in wrong) / pixels.size, rules))
+        found("label-outside-range", _outside(list(wrong), sum(wrong.values()) / pixels.size, rules))
     report.pixels = {label: area for label, area in present.items() if label not in wrong}
     report.counts = dict.fromkeys(report.pixels, 1)
     report.objects = len(report.pixels)
-    if not present:
-        found("all-ignored", f"Every pixel has the ignore label {rules.ignore_label}.")
     check_number(item, report, rules)
     return report
 

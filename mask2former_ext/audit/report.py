@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from .findings import KINDS, SEVERITIES, Finding, Severity
+from .findings import KINDS, SEVERITIES, Finding, Severity, printable
 from .sources import Source
 
 _HISTOGRAM_ROWS = 24
@@ -67,7 +67,7 @@ def format_report(report: AuditReport, *, examples: int = 3) -> str:
     for severity in SEVERITIES:
         lines += _findings([finding for finding in report.findings if finding.severity == severity], examples)
     lines.append(f"{_number(len(report.faults), 'fault')}, {_number(len(report.warnings), 'warning')}.")
-    return "\n".join(lines) + "\n"
+    return printable("\n".join(lines) + "\n")
 
 
 def _findings(findings: list[Finding], examples: int) -> Iterator[str]:
@@ -91,10 +91,8 @@ def _statistics(report: AuditReport) -> Iterator[str]:
     yield f"{report.source.name} ({report.source.task}): {_number(figures['images'], 'image')} of " + (
         f"{_range(figures['image_height'])} × {_range(figures['image_width'])} pixels (height × width)"
     )
-    yield (
-        f"{what} an image: {objects['min']} to {objects['max']}, median {objects['median']:g}; "
-        f"{_number(objects['num_queries'], 'query', 'queries')}"
-    )
+    queries = "" if objects["num_queries"] is None else f"; {_number(objects['num_queries'], 'query', 'queries')}"
+    yield f"{what} an image: {objects['min']} to {objects['max']}, median {objects['median']:g}{queries}"
     shares = {"without label": figures["void_share"], "crowds": figures["crowd_share"]}
     shown = [f"{name} {share:.1%}" for name, share in shares.items() if share is not None]
     yield f"pixels: {', '.join(shown)}"

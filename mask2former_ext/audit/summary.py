@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .findings import KINDS, Finding
+from .findings import KINDS, Finding, printable
 from .image_checks import ImageReport, Rules, listed
 from .sources import Item, Source
 
@@ -65,17 +65,17 @@ class Summary:
 
     def statistics(self) -> dict[str, Any]:
         """Figures of the dataset, as JSON has them. Shares are of pixels, None where the task has none."""
-        objects = np.array(self._objects)
+        objects, queries = np.array(self._objects), self._rules.num_queries
         heights, widths = zip(*self._sizes, strict=True) if self._sizes else ((0,), (0,))
         has_pngs, is_semantic = self._source.task != "instance", self._source.task == "semantic"
         labelled = self._areas["all"] - self._areas["void"]
         listed_objects = sum(len(item.annotations) for item in self._source.items)
-        pixel_share = {name: self._pixels[number] / max(labelled, 1) for number, name in self._names().items()}
+        pixel_share = {name: pixels / max(labelled, 1) for name, pixels in self._of_names(self._pixels).items()}
         return {
             "images": len(self._source.items),
             "annotations": int(objects.sum()) if is_semantic else listed_objects,
             "classes": len(self._names()),
-            "class_histogram": self._histogram(),
+            "class_histogram": self._of_names(self._counts),
             "class_pixel_share": pixel_share if has_pngs else None,
             "void_share": self._share("void") if has_pngs else None,
             "crowd_share": None if is_semantic else self._share("crowd"),
@@ -84,23 +84,23 @@ class Summary:
                 "median": float(np.median(objects)),
                 "mean": float(objects.mean()),
                 "max": int(objects.max()),
-                "num_queries": self._rules.num_queries,
-                "images_above": int((objects > self._rules.num_queries).sum()),
+                "num_queries": queries,
+                "images_above": 0 if queries is None else int((objects > queries).sum()),
             },
             "image_height": {"min": min(heights), "max": max(heights)},
             "image_width": {"min": min(widths), "max": max(widths)},
         }
 
     def _names(self) -> dict[int, str]:
-        known = {number: category.name for number, category in self._source.categories.items()}
+        known = {number: printable(category.name) for number, category in self._source.categories.items()}
         return known or {label: str(label) for label in sorted(self._counts)}
 
-    def _histogram(self) -> dict[str, int]:
-        """Class → its number of objects, of images for semantic labels; crowds do not count."""
-        histogram: dict[str, int] = {}
+    def _of_names(self, figures: Counter[int]) -> dict[str, int]:
+        """Figures of categories as those of classes: categories of one name are taken together."""
+        of_names: Counter[str] = Counter()
         for number, name in self._names().items():
-            histogram[name] = histogram.get(name, 0) + self._counts[number]
-        return histogram
+            of_names[name] += figures[number]
+        return dict(of_names)
 
     def _share(self, of: str) -> float:
         return self._areas[of] / max(self._areas["all"], 1)

@@ -108,7 +108,11 @@ class OwnDataTrainer(Trainer):
         for hook in built:
             if isinstance(hook, PeriodicCheckpointer):
                 hook.max_to_keep = 2  # should the last be damaged
+        types = [MetadataCatalog.get(name).get("evaluator_type") for name in self.cfg.DATASETS.TEST[:1]]
+        metric = HEADLINES.get(types[0]) if types else None
+        if metric is None:
+            logger.warning("DATASETS.TEST is %s, by which models are not compared.", list(self.cfg.DATASETS.TEST))
+            return built
         position = next(index for index, hook in enumerate(built) if isinstance(hook, EvalHook))
-        evaluator_type = MetadataCatalog.get(self.cfg.DATASETS.TEST[0]).evaluator_type
-        built.insert(position + 1, KeepBest(self, HEADLINES[evaluator_type]))
+        built.insert(position + 1, KeepBest(self, metric))
         return built

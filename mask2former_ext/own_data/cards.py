@@ -18,6 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.colormap import colormap
 
+from ..data.datasets.annotation_files import entries_by, read_json
 from ..data.datasets.loading import DatasetDict, require_path
 from ..data.datasets.registration import register, register_instance_dataset, register_panoptic_dataset
 from ..files import write_json
@@ -37,8 +38,9 @@ class DatasetCard:
         annotations: JSON file of COCO's instances or COCO's panoptic segments; for semantic segmentation of
             ``{"images": [{"file_name", "sem_seg_file_name"}, …]}``.
         labels: folder of the panoptic PNGs, or of the label PNGs; None for instances.
-        categories: dicts with ``id``, ``name``, ``isthing`` (0 or 1), ``color`` [R, G, B]. Their order gives the
-            contiguous ids; for semantic segmentation it is that of the labels.
+        categories: dicts with ``id``, ``name``, ``isthing`` (0 or 1; for panoptic), ``color`` [R, G, B]; a card that
+            is read is given the colours that it lacks. Their order gives the contiguous ids; for semantic segmentation
+            it is that of the labels.
         ignore_label: of pixels without a label in label images.
     """
 
@@ -71,13 +73,18 @@ class DatasetCard:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             paths = {key: content[key] and path.parent / content[key] for key in PATHS}
-            card = cls(**content | paths)
-        except (ValueError, TypeError, KeyError) as error:
+            card = cls(**content | paths | {"categories": with_colors(content["categories"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{path}: not a dataset card ({error!r}): a JSON object with {', '.join(cls.__annotations__)}."
             ) from error
-        if card.task not in REGISTER:
+        if card.task not in list(REGISTER):
             raise ValueError(f'{path}: "task" is {card.task!r}; it must be one of {", ".join(REGISTER)}.')
+        if card.task != "instance" and card.labels is None:
+            raise ValueError(f'{path}: "labels" must name the folder of PNGs, because the task is {card.task}.')
+        keys = ("id", "name", "isthing") if card.task == "panoptic" else ("id", "name")
+        if not card.categories or not all(key in category for category in card.categories for key in keys):
+            raise ValueError(f'{path}: "categories" must be a list of one or more, each with {", ".join(keys)}.')
         return card
 
 
@@ -93,9 +100,17 @@ def _name_from(folder: Path, path: Path | None) -> str | None:
 
 
 def with_colors(categories: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give every category a ``color`` [R, G, B]: its own, where it has one, or one of Detectron2's palette."""
+    """Give every category a ``color`` [R, G, B]: its own, where it has one of this form, or one of a palette."""
     palette = colormap(rgb=True).astype(int).tolist()
-    return [{"color": palette[k % len(palette)]} | category for k, category in enumerate(categories)]
+    return [
+        category | {"color": category["color"] if _is_color(category.get("color")) else palette[k % len(palette)]}
+        for k, category in enumerate(categories)
+    ]
+
+
+def _is_color(value: Any) -> bool:
+    """Whether this is [R, G, B]; some tools export "#ff0000" instead."""
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(c, int) and 0 <= c <= 255 for c in value)
 
 
 def _register_instances(card: DatasetCard, how_to_get: str) -> None:
@@ -147,18 +162,26 @@ def load_label_images(card: DatasetCard, how_to_get: str) -> list[DatasetDict]:
 
     Raises:
         FileNotFoundError: the list of images, or one of the two folders, is not there.
+        ValueError: the list is not what :class:`DatasetCard` describes.
     """
     assert card.labels is not None
     require_path(str(card.annotations), "list of images", how_to_get)
     require_path(str(card.images), "folder of images", how_to_get)
     require_path(str(card.labels), "folder of label images", how_to_get)
+    if card.annotations.is_dir():
+        raise ValueError(
+            f'{card.annotations}: this is a folder, but "annotations" of the dataset card is a JSON file that lists '
+            '{"images": [{"file_name": …, "sem_seg_file_name": …}, …]}.'
+        )
+    images = read_json(str(card.annotations), ["images"])["images"]
+    keys = ("file_name", "sem_seg_file_name")
     return [
         {
             "file_name": str(card.images / image["file_name"]),
             "sem_seg_file_name": str(card.labels / image["sem_seg_file_name"]),
-            "image_id": image["file_name"],
+            "image_id": name,
         }
-        for image in json.loads(card.annotations.read_text(encoding="utf-8"))["images"]
+        for name, image in entries_by("file_name", images, keys, f"{card.annotations}, images").items()
     ]
 
 

@@ -21,7 +21,7 @@ from detectron2.utils.logger import setup_logger
 from ..audit import audit_dataset, find_shared_images, format_report, read_class_names
 from ..audit.sources import Task
 from ..checkpoint.writing import LAST
-from ..config import load_config
+from ..config import is_maskformer, load_config
 from ..files import write_json, write_text
 from .best import BEST_FIGURES, BEST_MODEL, OwnDataTrainer
 from .cards import DatasetCard
@@ -48,7 +48,7 @@ class Request:
         images, annotations, panoptic_root: see :func:`read_source`.
         val, val_images, val_panoptic_root: the same of validation data; the images are those of training by default.
         val_fraction: share of the training images that is set aside where there is no ``val``.
-        classes: file of class names, of label PNGs.
+        classes: file of class names: of label PNGs, or those that the categories of a JSON file must be among.
         ignore_label: of label PNGs.
         weights: what training starts from; None for what the base names.
         output: folder of everything that is written.
@@ -100,7 +100,8 @@ def prepare(request: Request) -> None:
         epochs=request.epochs,
         processes=request.processes,
     )
-    _audit(request, train.class_names, cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
+    num_queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES if is_maskformer(cfg) else None
+    _audit(request, train.class_names, num_queries)
     names = [_write_card(source, part, output) for part, source in (("train", train), ("val", val))]
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = names[:1], names[1:]
     cfg.DATASETS.OWN = [f"{CARDS}/train.json", f"{CARDS}/val.json"]
@@ -125,6 +126,10 @@ def _read(request: Request) -> tuple[Source, Source]:
         ignore_label=request.ignore_label,
     )
     if request.val is None:
+        if request.val_images or request.val_panoptic_root:
+            raise ValueError(
+                "--val-images and --val-panoptic-root belong to --val, which names the annotations. Add it."
+            )
         return split(train, request.val_fraction)
     val = read_source(
         request.task,
@@ -138,13 +143,13 @@ def _read(request: Request) -> tuple[Source, Source]:
     return train, val
 
 
-def _audit(request: Request, class_names: Sequence[str], num_queries: int) -> None:
+def _audit(request: Request, class_names: Sequence[str], num_queries: int | None) -> None:
     """Log what the audit finds.
 
     Args:
         request: says what is audited, and whether faults are to be ignored.
         class_names: of the training data, which those of the validation data must be.
-        num_queries: of the model.
+        num_queries: of the model, None where it has none.
 
     Raises:
         ValueError: there are faults.
@@ -156,13 +161,12 @@ def _audit(request: Request, class_names: Sequence[str], num_queries: int) -> No
         num_queries=num_queries,
         workers=min(os.cpu_count() or 1, MOST_AUDITORS),
     )
-    names = None if request.classes is None else class_names
+    names = None if request.classes is None else read_class_names(request.classes)
     reports = [audit(request.images, request.annotations, panoptic_root=request.panoptic_root, class_names=names)]
     if request.val is not None:
         images, panoptic_root = request.val_images or request.images, request.val_panoptic_root
         reports.append(audit(images, request.val, panoptic_root=panoptic_root, class_names=class_names))
-        for finding in find_shared_images(*reports):
-            logger.warning("%s", finding)
+        reports[1].findings += find_shared_images(*reports)
     for report in reports:
         logger.info("Audit:\n%s", format_report(report))
     faults = sum(len(report.faults) for report in reports)

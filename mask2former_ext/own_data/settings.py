@@ -191,10 +191,12 @@ def _schedule_settings(
     batch = cfg.SOLVER.IMS_PER_BATCH
     if "SOLVER.IMS_PER_BATCH" not in fixed:
         batch = max(min(batch, IMAGES_PER_PROCESS * processes) // processes, 1) * processes
+    if batch < 1:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch}; it must be 1 or more.")
     if batch % processes:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch}, which {processes} processes cannot share evenly.")
-    if epochs is not None and epochs <= 0:
-        raise ValueError(f"--epochs is {epochs:g}; it must be above 0.")
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise ValueError(f"--epochs is {epochs:g}; it must be above 0, and finite.")
     iterations = cfg.SOLVER.MAX_ITER
     if "SOLVER.MAX_ITER" not in fixed:
         iterations = math.ceil((epochs or DEFAULT_EPOCHS) * images / batch)

@@ -10,17 +10,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..audit.coco_source import CATEGORY, IMAGE, Form, fits
+from ..audit.files import DAMAGED
+from ..audit.findings import printable
 from ..audit.other_sources import semantic_source
 from ..audit.sources import Task
+from ..data.datasets.annotation_files import read_json
 from ..data.reading import read_image_file
 from .cards import with_colors
 
 LARGEST_SAMPLE = 200
 """So many image files at most are opened to learn how large images are."""
+LARGEST_LABEL = 65534
+"""Of label PNGs: 16 bits, less a value for pixels that belong to nothing."""
+_REQUIRED: dict[str, Form] = {
+    "images": IMAGE,
+    "annotations": {"image_id": (int, str)},
+    "categories": CATEGORY,
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class Source:
             try:
                 with Image.open(self.image_root / image["file_name"]) as file:
                     sides.append(min(file.size))
-            except OSError:
+            except DAMAGED:
                 continue  # the audit names it
         if not sides:
             raise ValueError(f"{self.image_root}: of {len(images)} images that are annotated none can be read there.")
@@ -136,26 +146,19 @@ def _read_json(task: str, annotations: Path) -> dict[str, Any]:
             f"{annotations} is a folder, but --task {task} is trained on a COCO JSON file. For a folder of label PNGs "
             "use --task semantic."
         )
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-        empty = [key for key in ("images", "annotations", "categories") if not content[key]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{annotations}: not a COCO JSON file ({error!r}): an object with images, annotations and categories."
-        ) from error
-    if empty:
-        raise ValueError(f"{annotations}: the file lists no {empty[0]}, so there is nothing to train on.")
+    content = read_json(str(annotations), _REQUIRED)
+    for group, form in _REQUIRED.items():
+        if not content[group]:
+            raise ValueError(f"{annotations}: the file lists no {group}, so there is nothing to train on.")
+        wrong = [entry for entry in content[group] if not fits(entry, form)]
+        if wrong:
+            lacking = next(key for key in form if not fits(wrong[0], {key: form[key]}))
+            shown = json.dumps(wrong[0])[:100]
+            raise ValueError(f"{annotations}: an entry of {group} has no {lacking}, or one of another type: {shown}")
     _check_kind(task, content, annotations)
-    required = {
-        "images": ("id", "file_name"),
-        "annotations": ("image_id",),
-        "categories": ("id", "name") if task == "instance" else ("id", "name", "isthing"),
-    }
-    for group, keys in required.items():
-        for entry in content[group]:
-            for key in keys:
-                if key not in entry:
-                    raise ValueError(f"{annotations}: an entry of {group} has no {key}: {json.dumps(entry)[:100]}")
+    for category in content["categories"] if task == "panoptic" else ():
+        if "isthing" not in category:
+            raise ValueError(f'{annotations}: category {category["id"]} lacks "isthing": 1 for things, 0 for stuff.')
     return content
 
 
@@ -185,6 +188,7 @@ def _read_label_images(image_root: Path, labels: Path, class_names: Sequence[str
     pairs = [(image, png) for image, png in pairs if png.is_file()]
     if not pairs:
         raise ValueError(f"{labels}: no label PNG has the name of an image of {image_root}.")
+    _require_utf8(str(image) for image, _ in pairs)
     if class_names is None:
         names = [str(label) for label in range(_count_labels([png for _, png in pairs], ignore_label))]
     else:
@@ -201,26 +205,36 @@ def _count_labels(files: Sequence[Path], ignore_label: int) -> int:
     """One more than the largest label of the files.
 
     Raises:
-        ValueError: a file cannot be read, or there is no label at all.
+        ValueError: a file cannot be read or holds no labels, or all of them are ignored.
     """
     largest = -1
     for path in tqdm(files, desc="counting classes"):
-        labels = np.unique(read_image_file(str(path), None, "label image"))
-        largest = max([largest, *labels[labels != ignore_label].tolist()])
+        labels = read_image_file(str(path), None, "label image")
+        is_labels = labels.ndim == 2 and labels.dtype.kind in "bui"
+        counted = labels[labels != ignore_label]
+        largest = max(largest, int(counted.max())) if is_labels and counted.size else largest
+        if not is_labels or largest > LARGEST_LABEL:
+            raise ValueError(
+                f"{path}: a label PNG has one channel of labels in 0…{LARGEST_LABEL}, this one has shape {labels.shape}"
+                f" and {labels.dtype} values {labels.min()}…{labels.max()}. Write contiguous ids of classes."
+            )
     if largest < 0:
         raise ValueError(f"{files[0].parent}: the label PNGs hold nothing but {ignore_label}, the ignore label.")
     return largest + 1
 
 
 def check_same_categories(train: Source, val: Source) -> None:
-    """Raise ValueError unless training and validation data list the same categories."""
-    of_train, of_val = ({category["id"]: category["name"] for category in source.categories} for source in (train, val))
-    differing = sorted(set(of_train.items()) ^ set(of_val.items()))
+    """Raise ValueError unless training and validation data list the same categories, as things or stuff alike."""
+    of_train, of_val = (
+        {(category["id"], category["name"], bool(category["isthing"])) for category in source.categories}
+        for source in (train, val)
+    )
+    differing = sorted(of_train ^ of_val)
     if differing:
-        shown = ", ".join(f"{number} {name!r}" for number, name in differing[:5])
+        shown = ", ".join(f"{number} {name!r}" for number, name, _ in differing[:5])
         raise ValueError(
             f"{train.annotations} and {val.annotations} list different categories, among them {shown}. Both files must "
-            "list all categories, whether they occur or not, with the same ids and names."
+            "list all categories, whether they occur or not, with the same ids, names and isthing."
         )
 
 
@@ -237,15 +251,23 @@ def split(source: Source, fraction: float) -> tuple[Source, Source]:
         What is left for training, and what is set aside.
 
     Raises:
-        ValueError: ``fraction`` is out of range, or there is one image only.
+        ValueError: ``fraction`` is out of range, there is one image only, or the name of a file is not in UTF-8.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"--val-fraction is {fraction}; it must be above 0 and below 1.")
+    _require_utf8(source.image_files)
     names = sorted(set(source.image_files), key=_digest)
     if len(names) < 2:
         raise ValueError(f"{source.annotations}: one image cannot be split. Name validation data by --val.")
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     return source.subset(names[count:]), source.subset(names[:count])
+
+
+def _require_utf8(names: Iterable[str]) -> None:
+    """Raise ValueError when a name cannot be written into a list of images."""
+    for name in names:
+        if printable(name) != name:
+            raise ValueError(f"{printable(name)}: the name of this file is not in UTF-8. Rename it.")
 
 
 def _digest(text: str) -> str:

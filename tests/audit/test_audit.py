@@ -1,19 +1,17 @@
-"""The audit as a whole: statistics, print, JSON, input that is no dataset, registered datasets, two splits."""
+"""The audit as a whole: statistics, print, JSON, input that is no dataset, two splits."""
 
 import json
 from functools import partial
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 from PIL import Image
 
-from mask2former_ext.audit import audit_dataset, audit_registered, find_shared_images, format_report
-from mask2former_ext.data.datasets import (
-    register_instance_dataset,
-    register_panoptic_dataset,
-    register_semantic_dataset,
+from mask2former_ext.audit import (
+    audit_dataset,
+    draw_contact_sheet,
+    find_shared_images,
+    format_report,
 )
 
 PIXELS = 48 * 64
@@ -71,7 +69,34 @@ def test_classes_of_one_name_are_counted_together(make):
     assert figures["class_histogram"] == {"dog": 6} and figures["classes"] == 2
 
 
+def test_pixels_of_classes_of_one_name_are_counted_together(make):
+    dataset = make("panoptic")
+    dataset.content["categories"].insert(0, {"id": 8, "name": "cat", "isthing": 1})
+    assert dataset.audit().statistics["class_pixel_share"]["cat"] == 16 * 20 / (48 * 59)
+    dataset.content["categories"].append(dataset.content["categories"].pop(0))
+    assert dataset.audit().statistics["class_pixel_share"]["cat"] == 16 * 20 / (48 * 59)
+
+
+def test_models_without_queries(make):
+    report = make("instance").audit(num_queries=None)
+    objects = report.statistics["instances_per_image"]
+    assert (report.findings, objects["num_queries"], objects["images_above"]) == ([], None, 0)
+    assert "median 2\npixels" in format_report(report)
+
+
 # --- print and JSON
+
+
+def test_what_is_not_utf_8_is_printed_as_escapes(make):
+    dataset = make("instance")
+    (dataset.images / "4\udce9.jpg").write_bytes(b"")  # of a Windows archive, for example
+    dataset.content["categories"].append({"id": 8, "name": "\ud800"})
+    report = dataset.audit()
+    assert "4\\udce9.jpg: No entry" in format_report(report)
+    assert "have no annotation: \\ud800" in format_report(report)
+    assert "\\udce9.jpg" in json.dumps(report.to_json(), ensure_ascii=False).encode().decode()
+    assert draw_contact_sheet(report).size == (3 * 336, 380)
+    assert [str(finding).encode() for finding in report.findings]
 
 
 def test_print(make):
@@ -108,9 +133,9 @@ def test_of_many_classes_the_most_and_the_least_frequent_are_printed(make):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[]", "no annotation file of COCO's format"),
-        ('{"images": [], "annotations": []}', "it lacks categories"),
+        ("{", "this is no JSON"),
+        ("[]", "not annotations in COCO's format"),
+        ('{"images": [], "annotations": []}', "there is no list categories"),
         ('{"images": [], "annotations": [], "categories": []}', "there is no image in it"),
         ('{"images": [], "annotations": [{"segments_info": []}], "categories": []}', "these are panoptic annotations"),
     ],
@@ -138,12 +163,51 @@ def test_missing_folders_and_files(make, tmp_path):
     audit = partial(audit_dataset, task="panoptic")
     with pytest.raises(FileNotFoundError, match=r"nowhere: this folder does not exist \(the folder of images\)"):
         audit(tmp_path / "nowhere", dataset.annotations)
-    with pytest.raises(FileNotFoundError, match=r"no\.json: this file does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"no\.json: there is no such file"):
         audit(dataset.images, tmp_path / "no.json")
     with pytest.raises(FileNotFoundError, match=r"annotations: this folder of panoptic PNGs does not exist"):
         audit(dataset.images, dataset.annotations)
     dataset.pngs.rename(dataset.root / "annotations")
     assert audit(dataset.images, dataset.annotations).faults == []
+
+
+def test_unused_images_of_the_working_folder(make, monkeypatch):
+    dataset = make("instance")
+    dataset.image(4).write_bytes(b"")
+    (dataset.images / "folder.jpg").mkdir()
+    dataset.write()
+    monkeypatch.chdir(dataset.images)
+    (found,) = audit_dataset(".", dataset.annotations, "instance").findings
+    assert (found.kind, found.file) == ("image-unused", "4.jpg")
+
+
+def test_labels_may_lie_among_the_images(make, monkeypatch):
+    dataset = make("semantic")
+    (dataset.images / "folder.jpg").mkdir()
+    (dataset.pngs / "folder.png").mkdir()
+    labels = dataset.pngs.rename(dataset.images / "labels")
+    options = {"task": "semantic", "class_names": ["grass", "cat", "dog"]}
+    monkeypatch.chdir(dataset.images.parent)
+    for images in (dataset.images, "images"):
+        report = audit_dataset(images, labels, **options)
+        assert (report.findings, report.statistics["images"]) == ([], 3)
+    images = dataset.images.rename(labels.parent.parent / "elsewhere")
+    labels = (images / "labels").rename(dataset.images)
+    images = images.rename(labels / "images")
+    report = audit_dataset(images, labels, **options)
+    assert (report.findings, report.statistics["images"]) == ([], 3)
+
+
+def test_linked_folders_are_looked_into(make):
+    dataset = make("semantic")
+    for folder in (dataset.images, dataset.pngs):
+        (folder.parent / "disk" / folder.name).parent.mkdir(exist_ok=True)
+        moved = folder.rename(folder.parent / "disk" / folder.name)
+        folder.mkdir()
+        (folder / "linked").symlink_to(moved)
+        (folder / "loop").symlink_to(folder)
+    report = dataset.audit()
+    assert (report.findings, report.statistics["images"]) == ([], 3)
 
 
 def test_folders_of_semantic_labels(make, tmp_path):
@@ -175,107 +239,3 @@ def test_images_in_both_splits(make, tmp_path):
     (found,) = find_shared_images(training.audit(), validation.audit())
     assert (found.kind, found.severity, found.file) == ("image-in-both", "warning", str(validation.image(2)))
     assert str(training.image(2)) in found.cause
-
-
-# --- registered datasets
-
-
-@pytest.fixture
-def name():
-    name = "audited"
-    yield name
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog.list():
-            catalog.remove(name)
-
-
-def test_registered_panoptic(name, make):
-    dataset = make("panoptic")
-    dataset.annotation(21)["category_id"] = 99  # which the loader of the dataset refuses
-    dataset.write()
-    paths = {"image_root": str(dataset.images), "panoptic_root": str(dataset.pngs)}
-    categories = dataset.content["categories"]
-    register_panoptic_dataset(name, panoptic_json=str(dataset.annotations), categories=categories, **paths)
-    report = audit_registered(name, num_queries=2)
-    assert [finding.kind for finding in report.faults] == ["category-unknown"]
-    assert {finding.kind for finding in report.warnings} == {"too-many-objects"}
-    assert (report.source.name, report.source.task) == (name, "panoptic")
-
-
-def test_registered_instances(name, make):
-    dataset = make("instance")
-    dataset.annotation(21)["id"] = 11  # which Detectron2 refuses
-    dataset.write()
-    paths = {"image_root": str(dataset.images), "json_file": str(dataset.annotations)}
-    register_instance_dataset(name, categories=dataset.content["categories"], **paths)
-    assert [finding.kind for finding in audit_registered(name).findings] == ["annotation-id-repeated"]
-
-
-def test_registered_labels(name, make):
-    dataset = make("semantic")
-    paths = {"image_root": str(dataset.images), "sem_seg_root": str(dataset.pngs)}
-    register_semantic_dataset(name, metadata={"stuff_classes": ["grass", "cat"]}, **paths)
-    report = audit_registered(name)
-    assert [finding.kind for finding in report.findings] == ["label-outside-range"] * 3
-    assert report.statistics["class_histogram"] == {"grass": 3, "cat": 3}
-
-
-def test_datasets_of_ones_own_loader(name, make):
-    """Detectron2's standard format: bitmaps, boxes by their corners, no ids of annotations."""
-    dataset = make("instance")
-    mask = np.zeros((48, 64), dtype=np.uint8)
-    mask[10:20, 30:50] = 1
-    box = {"bbox": np.array([30.0, 10.0, 50.0, 20.0]), "bbox_mode": BoxMode.XYXY_ABS}
-    annotations = [
-        {"category_id": 0, "segmentation": mask, **box},
-        {"category_id": 0, "segmentation": mask[:, ::-1], **box},
-        {"category_id": 1, "segmentation": mask[:40], **box},
-        {"category_id": 1, "segmentation": [np.array([30, 10, 50, 10, 50, 20])], **box},
-    ]
-    record = {"file_name": str(dataset.image(1)), "image_id": "a", "height": 48, "width": 64}
-    DatasetCatalog.register(name, lambda: [record | {"annotations": annotations}])
-    MetadataCatalog.get(name).set(thing_classes=["cat", "dog"])
-    found = [(finding.kind, finding.image_id, finding.annotation_id) for finding in audit_registered(name).findings]
-    assert found == [("rle-invalid", "a", 2), ("box-differs", "a", 1)]
-    with pytest.raises(ValueError, match="no annotations for the task semantic; it has: instance"):
-        audit_registered(name, "semantic")
-
-
-def test_things_and_stuff_of_ones_own_loader(name, make):
-    dataset = make("panoptic")
-    contiguous = {3: 0, 7: 1, 20: 2}
-    records = [
-        {
-            "file_name": str(dataset.image(entry["image_id"])),
-            "pan_seg_file_name": str(dataset.png(entry["image_id"])),
-            "segments_info": [s | {"category_id": contiguous[s["category_id"]]} for s in entry["segments_info"]],
-        }
-        for entry in dataset.content["annotations"]
-    ]
-    records[1]["segments_info"][2]["isthing"] = True
-    DatasetCatalog.register(name, lambda: records)
-    things = {"thing_classes": ["cat", "dog"], "thing_dataset_id_to_contiguous_id": {3: 0, 7: 1}}
-    MetadataCatalog.get(name).set(stuff_classes=["cat", "dog", "grass"], **things)
-    report = audit_registered(name)
-    assert [(finding.kind, finding.annotation_id) for finding in report.findings] == [("isthing-differs", 23)]
-    assert report.statistics["class_histogram"] == {"cat": 3, "dog": 3, "grass": 3}
-
-
-def test_what_cannot_be_loaded(name):
-    with pytest.raises(ValueError, match=r'No dataset is registered as "coco_2018_val"\. Did you mean coco_2017_val'):
-        audit_registered("coco_2018_val")
-    with pytest.raises(ValueError, match="lists names"):
-        audit_registered("!")
-
-    def fail():
-        raise KeyError("polygons")
-
-    DatasetCatalog.register(name, fail)
-    with pytest.raises(ValueError, match='The loader of "audited" failed: KeyError'):
-        audit_registered(name)
-
-
-def test_missing_files_of_registered_datasets(name, tmp_path):
-    register_semantic_dataset(name, image_root=str(tmp_path / "x"), sem_seg_root=str(tmp_path), metadata={})
-    with pytest.raises(FileNotFoundError, match=r"x: this does not exist \(the image_root of audited\)"):
-        audit_registered(name)

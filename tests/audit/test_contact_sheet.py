@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mask2former_ext.audit import draw_contact_sheet
+from mask2former_ext.audit import contact_sheet, draw_contact_sheet
 
 RED, ORANGE = (0xC6, 0x28, 0x28), (0xD9, 0x82, 0x00)
 TILE, STEP_X, STEP_Y = 320, 336, 380
@@ -74,6 +74,27 @@ def test_what_cannot_be_drawn_is_left_out(task, make):
     sheet = draw_contact_sheet(dataset.audit(), columns=3)
     assert sheet.size == (3 * STEP_X, STEP_Y)
     assert (tile(sheet, 0, 0)[:300] == 0x99).all()
+
+
+@pytest.mark.parametrize("task", ["instance", "semantic"])
+def test_of_many_segments_the_largest_are_drawn(task, make, monkeypatch):
+    drawn = []
+    draw = contact_sheet.draw_segments
+    monkeypatch.setattr(
+        contact_sheet, "draw_segments", lambda photo, segments, scale: drawn.append(segments) or draw(photo, [])
+    )
+    dataset = make(task)
+    if task == "semantic":
+        labels = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+        labels[40:] = 7
+        dataset.repaint(1, labels)
+        dataset.options = {}
+    else:
+        small = dataset.annotation(11) | {"segmentation": [[1, 1, 4, 1, 4, 4, 1, 4]]}
+        dataset.content["annotations"] = [small | {"id": 100 + k} for k in range(150)] + [dataset.annotation(11)]
+    draw_contact_sheet(dataset.audit())
+    most = max(drawn, key=len)
+    assert len(most) == 100 and most[0].mask.sum() > 300
 
 
 def test_large_images_are_made_smaller(make):

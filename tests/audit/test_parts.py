@@ -1,13 +1,11 @@
-"""Pieces of the audit: regions of maps of ids, run-length codes, boxes, names of classes."""
+"""Pieces of the audit: regions of maps of ids, boxes, names of classes."""
 
 import numpy as np
-import pycocotools.mask as coco_mask
 import pytest
 
 from mask2former_ext.audit import read_class_names
 from mask2former_ext.audit.files import regions
 from mask2former_ext.audit.image_checks import boxes_differ, is_box
-from mask2former_ext.audit.instance_checks import run_lengths
 
 
 def test_regions_by_hand():
@@ -34,21 +32,6 @@ def test_regions_of_bits():
     assert ids.tolist() == [False, True] and areas.tolist() == [6, 3]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
-def test_run_lengths_are_those_that_were_encoded(share):
-    mask = np.asfortranarray(np.random.default_rng(0).random((211, 97)) < share)
-    code = coco_mask.encode(mask.view(np.uint8))["counts"]
-    changes = np.flatnonzero(np.diff(mask.reshape(-1, order="F"), prepend=False))
-    expected = np.diff(changes, prepend=0, append=mask.size).tolist()
-    assert run_lengths(code) == expected
-    assert run_lengths(code.decode("ascii")) == expected
-
-
-@pytest.mark.parametrize("code", [b"abc\xff", b"0 0", "0é", "P"])
-def test_codes_that_are_none(code):
-    assert run_lengths(code) == [-1]
-
-
 def test_boxes_may_differ_by_rounding_alone():
     actual = [10, 10, 20, 100]
     assert not boxes_differ([8.1, 10, 23, 100], actual, (200, 100))
@@ -59,7 +42,20 @@ def test_boxes_may_differ_by_rounding_alone():
     assert boxes_differ([10, 15.1, 20, 900], [10, 10, 20, 900], (110, 100))  # where the 5 % are taken too
 
 
-@pytest.mark.parametrize("box", [None, "1234", [1, 2, 3], [1, 2, 0, 4], [1, 2, 3, float("inf")], [1, 2, "3", 4], 5])
+@pytest.mark.parametrize(
+    "box",
+    [
+        None,
+        "1234",
+        [1, 2, 3],
+        [1, 2, 0, 4],
+        [1, 2, 3, float("inf")],
+        [1, 2, "3", 4],
+        5,
+        [float("nan"), 2, 3, 4],
+        [10**400, 2, 3, 4],
+    ],
+)
 def test_what_is_no_box(box):
     assert not is_box(box)
     assert is_box([1, 2.5, 3, 4])
@@ -70,6 +66,13 @@ def test_names_of_classes(tmp_path):
     text.write_text("sky\n traffic light \n\n")
     json.write_text('["sky", "traffic light"]')
     assert read_class_names(text) == read_class_names(json) == ["sky", "traffic light"]
+
+
+def test_names_of_classes_from_windows(tmp_path):
+    text, json = tmp_path / "NAMES.TXT", tmp_path / "NAMES.JSON"
+    text.write_bytes(b"\xef\xbb\xbfsky\r\ncaf\xc3\xa9\r\n")
+    json.write_bytes(b'\xef\xbb\xbf["sky",\r\n "caf\xc3\xa9"]')
+    assert read_class_names(text) == read_class_names(json) == ["sky", "café"]
 
 
 @pytest.mark.parametrize(

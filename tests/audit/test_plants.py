@@ -1,8 +1,10 @@
 """Broken copies of a dataset: the audit names what was planted, where, and nothing else."""
 
 import json
+import time
 
 import numpy as np
+import pycocotools.mask as coco_mask
 import pytest
 from PIL import Image
 
@@ -51,6 +53,10 @@ def deepen_image(dataset):
     Image.fromarray(deep).save(dataset.image(2), format="PNG")
 
 
+def image_of_real_numbers(dataset):
+    Image.fromarray(np.full((48, 64), 0.5, dtype=np.float32)).save(dataset.image(2), format="TIFF")
+
+
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
 @pytest.mark.parametrize(
     ("plant", "kind"),
@@ -59,7 +65,8 @@ def deepen_image(dataset):
         (truncate_image, "image-unreadable"),
         (truncate_progressive_image, "image-unreadable"),
         (replace_image_by_text, "image-unreadable"),
-        (deepen_image, "image-clipped"),
+        (deepen_image, "image-deep"),
+        (image_of_real_numbers, "image-mode"),
     ],
 )
 def test_image_files(task, plant, kind, make):
@@ -129,9 +136,18 @@ def move_polygon(dataset):
     dataset.annotation(21)["segmentation"] = [[number + 100 for number in polygon]]
 
 
+def nested_polygon(dataset):
+    points = dataset.annotation(21)["segmentation"][0]
+    dataset.annotation(21)["segmentation"] = [[[x, y] for x, y in zip(points[::2], points[1::2], strict=True)]]
+
+
 def far_polygon(dataset):
     dataset.annotation(21)["segmentation"] = [[6, 4, BIG, 4, BIG, 20, 6, 20]]
-    dataset.annotation(21)["bbox"] = [6, 4, BIG, 16]
+
+
+def wide_polygon(dataset):
+    dataset.annotation(21)["segmentation"] = [[6, 4, 90, 4, 90, 20, 6, 20]]
+    dataset.annotation(21)["bbox"] = [6, 4, 84, 16]
     dataset.annotation(21)["area"] = 58 * 16
 
 
@@ -200,8 +216,39 @@ def ignore_flag(dataset):
     dataset.annotation(21)["ignore"] = 1
 
 
+def null_ignore_flag(dataset):
+    dataset.annotation(21)["ignore"] = None
+
+
 def no_area(dataset):
     del dataset.annotation(21)["area"]
+
+
+def area_in_words(dataset):
+    dataset.annotation(21)["area"] = "320"
+
+
+def no_box(dataset):
+    del dataset.annotation(21)["bbox"]
+
+
+def null_box(dataset):
+    dataset.annotation(21)["bbox"] = None
+
+
+def null_crowd(dataset):
+    dataset.annotation(21)["iscrowd"] = None
+
+
+def ids_of_two_types(dataset):
+    dataset.annotation(21)["id"] = "21"
+
+
+def image_ids_of_two_types(dataset):
+    dataset.content["images"][1]["id"] = "b"
+    for annotation in dataset.content["annotations"]:
+        if annotation["image_id"] == 2:
+            annotation["image_id"] = "b"
 
 
 def no_annotation_id(dataset):
@@ -228,6 +275,10 @@ def unlisted_image(dataset):
     (dataset.images / "4.jpg").write_bytes(dataset.image(1).read_bytes())
 
 
+def unlisted_image_in_capitals(dataset):
+    (dataset.images / "4.JPG").write_bytes(dataset.image(1).read_bytes())
+
+
 def image_listed_twice(dataset):
     dataset.content["images"].append(dataset.content["images"][1] | {"id": 4})
     dataset.content["annotations"].append(dataset.annotation(21) | {"id": 41, "image_id": 4})
@@ -244,6 +295,14 @@ def repeated_category_name(dataset):
 
 def nameless_category(dataset):
     dataset.content["categories"].append({"id": 8})
+
+
+def category_id_of_text(dataset):
+    dataset.content["categories"].append({"id": "8", "name": "wolf"})
+
+
+def category_without_text(dataset):
+    dataset.content["categories"].append({"id": 8, "name": 8})
 
 
 def unused_category(dataset):
@@ -275,7 +334,9 @@ INSTANCE_PLANTS = [
     (odd_polygon, "polygon-invalid", 2, 21),
     (nan_polygon, "polygon-invalid", 2, 21),
     (move_polygon, "polygon-outside", 2, 21),
-    (far_polygon, "polygon-beyond-border", 2, 21),
+    (nested_polygon, "polygon-invalid", 2, 21),
+    (far_polygon, "polygon-invalid", 2, 21),
+    (wide_polygon, "polygon-beyond-border", 2, 21),
     (other_code, "rle-invalid", 2, 22),
     (cut_code, "rle-invalid", 2, 22),
     (cut_plain_code, "rle-invalid", 3, 33),
@@ -292,17 +353,27 @@ INSTANCE_PLANTS = [
     (repeated_annotation, "annotation-repeated", 2, 29),
     (no_image, "annotation-without-image", 99, 29),
     (ignore_flag, "annotation-ignore-flag", 2, 21),
+    (null_ignore_flag, "annotation-ignore-flag", 2, 21),
     (no_area, "entry-malformed", 2, 21),
+    (area_in_words, "entry-malformed", 2, 21),
+    (no_box, "entry-malformed", 2, 21),
+    (null_box, "entry-malformed", 2, 21),
+    (null_crowd, "entry-malformed", 2, 21),
+    (ids_of_two_types, "entry-malformed", None, None),
+    (image_ids_of_two_types, "entry-malformed", None, None),
     (no_annotation_id, "entry-malformed", None, None),
     (no_height, "entry-malformed", None, None),
     (repeated_image_id, "image-id-repeated", 1, None),
     (repeated_image, "image-repeated", 3, None),
     (unannotated_image, "image-without-annotations", 2, None),
     (unlisted_image, "image-unused", None, None),
+    (unlisted_image_in_capitals, "image-unused", None, None),
     (image_listed_twice, "image-listed-twice", 4, None),
     (repeated_category_id, "category-id-repeated", None, None),
     (repeated_category_name, "category-name-repeated", None, None),
     (nameless_category, "entry-malformed", None, None),
+    (category_id_of_text, "entry-malformed", None, None),
+    (category_without_text, "entry-malformed", None, None),
     (unused_category, "class-without-annotations", None, None),
     (few_queries, "too-many-objects", 2, None),
     (other_class_names, "class-names-differ", None, None),
@@ -325,6 +396,38 @@ def test_instances(plant, kind, image_id, annotation_id, make):
     dataset = make("instance")
     plant(dataset)
     assert named(dataset.audit()) == [(kind, image_id, annotation_id)]
+
+
+@pytest.mark.parametrize("side", [0, -48, 10**10, 48.0, "48"])
+def test_images_without_a_possible_size(side, make):
+    dataset = make("instance")
+    dataset.content["images"][1]["height"] = side
+    entry, *of_the_image = dataset.audit().findings
+    assert entry.kind == "entry-malformed" and entry.cause.startswith('The image {"id": 2, "file_name": "2.jpg"')
+    assert [(f.kind, f.annotation_id) for f in of_the_image] == [("annotation-without-image", k) for k in (21, 22)]
+
+
+def test_ids_that_are_text_are_told_from_numbers(make):
+    dataset = make("instance")
+    dataset.annotation(21)["image_id"] = "2"
+    (found,) = dataset.audit().findings
+    assert (found.kind, found.cause) == ("annotation-without-image", "No image that can be used has the id '2'.")
+
+
+def test_box_modes_are_none_of_cocos(make):
+    dataset = make("instance")
+    dataset.annotation(21)["bbox_mode"] = "XYWH"
+    dataset.annotation(31)["bbox_mode"] = 0
+    assert named(dataset.audit()) == []
+
+
+def test_the_same_mask_in_another_form_is_a_copy(make):
+    dataset = make("instance")
+    mask = np.zeros((48, 64), dtype=np.uint8, order="F")
+    mask[4:20, 6:26] = 1
+    segmentation = {"size": [48, 64], "counts": coco_mask.encode(mask)["counts"].decode()}
+    dataset.content["annotations"].append(dataset.annotation(21) | {"id": 29, "segmentation": segmentation})
+    assert named(dataset.audit()) == [("annotation-repeated", 2, 29)]
 
 
 # --- panoptic
@@ -384,6 +487,16 @@ def repeat_a_segment(dataset):
 
 def nameless_segment(dataset):
     dataset.content["annotations"][1]["segments_info"].append({"category_id": 3})
+
+
+def segment_ids_of_text(dataset):
+    segments = dataset.content["annotations"][1]["segments_info"]
+    segments += [{"id": "500", "category_id": 3}, {"id": "600", "category_id": 3}]
+
+
+def height_of_text(dataset):
+    dataset.content["images"][1]["height"] = "48"
+    del dataset.content["annotations"][1]
 
 
 def thing_of_stuff(dataset):
@@ -454,6 +567,8 @@ PANOPTIC_PLANTS = [
     (list_void, [("segment-without-pixels", 2, 0)]),
     (repeat_a_segment, [("segment-id-repeated", 2, 21)]),
     (nameless_segment, [("entry-malformed", 2, None)]),
+    (segment_ids_of_text, [("entry-malformed", 2, None)]),
+    (height_of_text, [("entry-malformed", None, None)]),
     (unknown_category, [("category-unknown", 2, 21)]),
     (thing_of_stuff, [("isthing-differs", 2, 23)]),
     (no_isthing, [("isthing-missing", None, None)]),
@@ -575,6 +690,16 @@ def test_semantic(plant, kind, make):
     assert found.kind == kind
 
 
+def test_maps_of_thousands_of_labels_take_no_time(make):
+    dataset = make("semantic")
+    Image.new("RGB", (256, 256)).save(dataset.image(2))
+    dataset.repaint(2, np.arange(256 * 256, dtype=np.uint16).reshape(256, 256))
+    before = time.process_time()
+    (found,) = dataset.audit().findings
+    assert "The label 3, 4, 5, 6, 7, 8, 9, 10 and 65524 more" in found.cause
+    assert time.process_time() - before < 5  # a list that is searched for each label takes eight times as long
+
+
 def test_images_without_a_label(make):
     dataset = make("semantic")
     dataset.repaint(2, np.full((48, 64), 255, dtype=np.uint8))
@@ -633,7 +758,7 @@ def test_several_faults_at_once_are_all_named(make):
 def test_every_kind_is_planted_somewhere():
     planted = {kind for _, kind, _, _ in INSTANCE_PLANTS} | {kind for _, kind in SEMANTIC_PLANTS}
     planted |= {kind for _, expected in PANOPTIC_PLANTS for kind, _, _ in expected}
-    planted |= {"image-missing", "image-unreadable", "image-clipped", "image-size-differs", "all-ignored"}
+    planted |= {"image-missing", "image-unreadable", "image-deep", "image-mode", "image-size-differs", "all-ignored"}
     assert KINDS.keys() - planted == {"image-in-both"}
 
 

@@ -87,6 +87,30 @@ def test_categories_without_a_colour_get_one_of_their_own():
     assert all(0 <= value <= 255 for category in colored for value in category["color"])
 
 
+def test_cards_written_by_hand_need_no_colours(tmp_path, data):
+    categories = [{"id": 4, "name": "bar"}, {"id": 9, "name": "square", "color": "#123456"}]
+    content = {"name": "by_hand", "task": "instance", "images": "images", "annotations": "instances.json"}
+    (tmp_path / "card.json").write_text(json.dumps(content | {"labels": None, "categories": categories}))
+    register_card(tmp_path / "card.json")
+    colors = MetadataCatalog.get("by_hand").thing_colors
+    assert colors == [category["color"] for category in with_colors([{}, {}])]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        ("labels", 'labels: this is a folder, but "annotations" of the dataset card is a JSON file that lists'),
+        ("instances.json", r"instances\.json, images, entry 0: it lacks sem_seg_file_name"),
+    ],
+)
+def test_lists_of_label_images_that_are_none_are_refused(tmp_path, data, annotations, message):
+    written = card("no_list", "semantic", data, annotations=tmp_path / annotations, labels=data["semantic"])
+    written.write(tmp_path / "card.json")
+    register_card(tmp_path / "card.json")
+    with pytest.raises(ValueError, match=message):
+        DatasetCatalog.get("no_list")
+
+
 def test_registering_again_takes_the_card_as_it_is_now(tmp_path, data):
     for color in ([1, 2, 3], [3, 2, 1]):
         categories = [{"id": 4, "name": "bar", "isthing": 1, "color": color}]
@@ -129,6 +153,15 @@ def test_weights_beside_a_config_are_found_unless_the_working_folder_has_them(tm
         ({"task": "boxes"}, r'card\.json: "task" is \'boxes\'; it must be one of instance, panoptic, semantic'),
         ({"name": "coins_train"}, r'card\.json: a dataset "coins_train" is registered already'),
         ({"surprise": 1}, r"card\.json: not a dataset card"),
+        ({"task": []}, r'card\.json: "task" is \[\]; it must be one of'),
+        ({"task": "panoptic"}, r'card\.json: "labels" must name the folder of PNGs, because the task is panoptic'),
+        ({"categories": []}, r'card\.json: "categories" must be a list of one or more'),
+        ({"categories": [5]}, r"card\.json: not a dataset card"),
+        ({"categories": [{"name": "bar"}]}, r"card\.json: .* each with id, name\."),
+        (
+            {"task": "panoptic", "labels": "panoptic", "categories": [{"id": 4, "name": "bar"}]},
+            r"card\.json: .* each with id, name, isthing\.",
+        ),
     ],
 )
 def test_cards_that_are_none_are_refused(tmp_path, data, change, message):

@@ -1,6 +1,7 @@
 """From data to a trained model: every task, the best model, going on after a stop, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from detectron2.data import MetadataCatalog
 from mask2former_ext.config import load_config
 from mask2former_ext.own_data.best import OwnDataTrainer
 from mask2former_ext.own_data.run import Request, prepare, summary, train
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -137,6 +140,46 @@ def test_validation_data_have_faults_too(request_for, data, tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the audit found 1 faults"):
         prepare(request_for("instance", val=tmp_path / "val.json"))
+
+
+def test_class_names_of_instances_are_those_of_their_file(request_for, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("bar\ncircle\n")
+    with pytest.raises(ValueError, match="the audit found 1 faults"):
+        prepare(request_for("instance", classes=tmp_path / "names.txt"))
+    assert 'The category 9 ("square") is none of the 2 class names' in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("given", ["val_images", "val_panoptic_root"])
+def test_validation_images_without_annotations_are_refused(request_for, data, given):
+    with pytest.raises(ValueError, match="belong to --val, which names the annotations"):
+        prepare(request_for("instance", **{given: data["images"]}))
+
+
+def test_the_report_lists_images_that_are_in_both(request_for, data, tmp_path):
+    prepare(request_for("instance", val=data["instance"]))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("image-in-both") == 1 and "image-in-both (10)" in log
+
+
+def test_mask_rcnn_has_no_queries_to_exceed(request_for, data, tmp_path):
+    content = json.loads(data["instance"].read_text())
+    first = content["annotations"][0]
+    content["annotations"] += [first | {"id": 1000 + k} for k in range(100)]
+    data["instance"].write_text(json.dumps(content))
+    for base, number in (("mask_rcnn_R50_FPN_bs16_160k", 0), ("maskformer2_R50_bs16_50ep", 1)):
+        file = CONFIGS / "coco" / "instance-segmentation" / f"{base}.yaml"
+        weights = ("MODEL.WEIGHTS", "")
+        prepare(request_for("instance", base=str(file), output=tmp_path / base, overrides=weights))
+        log = (tmp_path / base / "log.txt").read_text()
+        assert log.count("WARNING  too-many-objects (1)") == number
+
+
+def test_evaluation_that_compares_no_models_keeps_the_last(request_for, figures, tmp_path):
+    figures[0].append(50.0)
+    prepare(request_for("instance", overrides=("SOLVER.MAX_ITER", "1")))
+    train(str(tmp_path / "run"), ("DATASETS.TEST", "('lvis_v1_val',)"), resume=False)
+    assert not (tmp_path / "run" / "best.json").exists()
+    assert load_config(str(tmp_path / "run" / "trained.yaml")).MODEL.WEIGHTS.endswith("model_final.pth")
 
 
 def test_a_folder_with_a_run_is_not_written_over(request_for, tmp_path):

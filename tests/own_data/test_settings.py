@@ -172,5 +172,15 @@ def test_weights_are_files_or_downloaded_later(adapted, tmp_path, monkeypatch):
         adapted(MASK2FORMER, "instance", weights="gone.pth")
     with pytest.raises(FileNotFoundError, match=r"of_the_base\.pth: these weights"):
         adapted(MASK2FORMER, "instance", "MODEL.WEIGHTS", "of_the_base.pth", weights=None)
-    with pytest.raises(ValueError, match="--epochs is 0; it must be above 0"):
-        adapted(MASK2FORMER, "instance", epochs=0)
+
+
+@pytest.mark.parametrize("epochs", [0, -1, float("inf"), float("nan")])
+def test_epochs_that_never_end_or_begin_are_refused(adapted, epochs):
+    with pytest.raises(ValueError, match=f"--epochs is {epochs:g}; it must be above 0, and finite"):
+        adapted(MASK2FORMER, "instance", epochs=epochs)
+
+
+@pytest.mark.parametrize("batch", [0, -2])
+def test_batches_without_images_are_refused(adapted, batch):
+    with pytest.raises(ValueError, match=rf"SOLVER\.IMS_PER_BATCH is {batch}; it must be 1 or more"):
+        adapted(MASK2FORMER, "instance", "SOLVER.IMS_PER_BATCH", batch)

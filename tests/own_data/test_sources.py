@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mask2former_ext.own_data.cards import with_colors
 from mask2former_ext.own_data.sources import check_same_categories, read_source, split
 
 
@@ -24,6 +25,13 @@ def test_categories_are_sorted_by_id_and_coloured(data):
     assert [(c["id"], c["isthing"]) for c in panoptic.categories] == [(4, 1), (7, 0), (9, 1)]
     assert panoptic.categories[0]["color"] == [1, 2, 3]
     assert panoptic.labels == data["panoptic"].with_suffix("")
+
+
+@pytest.mark.parametrize("color", ["#ff0000", None, [1, 2], [1, 2, 300], [0.5, 0.5, 0.5]])
+def test_colours_of_another_form_are_replaced(data, color):
+    rewrite(data["instance"], lambda content: content["categories"][0].update(color=color))
+    source = read_source("instance", data["images"], data["instance"])
+    assert source.categories[1]["color"] == with_colors([{}, {}])[1]["color"] != color
 
 
 def test_classes_of_label_images_are_counted_or_named(data, tmp_path):
@@ -85,13 +93,16 @@ def test_both_sides_of_a_split_have_an_image(data):
         split(source.subset(["3.png"]), 0.5)
 
 
-def test_the_shorter_side_is_the_median(data):
+def test_the_shorter_side_is_the_median(data, monkeypatch):
     source = read_source("instance", data["images"], data["instance"])
     assert source.shorter_side() == 48
     Image.fromarray(np.zeros((500, 20, 3), dtype=np.uint8)).save(data["images"] / "0.png")
     assert source.subset(["0.png", "1.png"]).shorter_side() == 34
     (data["images"] / "0.png").write_bytes(b"no image")
     assert source.shorter_side() == 48
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="images: of 10 images that are annotated none can be read there"):
+        source.shorter_side()
 
 
 @pytest.mark.parametrize(
@@ -116,15 +127,70 @@ def test_annotations_for_another_task_are_refused_with_the_way_out(data, task, g
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.pop("categories"), "instances.json: not a COCO JSON file"),
+        (lambda content: content.pop("categories"), "instances.json: not annotations in COCO's format"),
         (lambda content: content["images"].clear(), "instances.json: the file lists no images"),
+        (lambda content: content["annotations"].clear(), "instances.json: the file lists no annotations"),
         (lambda content: content["images"][3].pop("file_name"), "an entry of images has no file_name"),
+        (lambda content: content["images"][3].update(file_name=3), "has no file_name, or one of another type: {"),
+        (lambda content: content["images"].append(5), "an entry of images has no id, or one of another type: 5"),
+        (lambda content: content["annotations"].insert(0, None), "an entry of annotations has no image_id"),
+        (lambda content: content["annotations"][3].update(image_id=[1]), "an entry of annotations has no image_id"),
+        (lambda content: content["categories"][0].update(id="9"), "an entry of categories has no id"),
+        (lambda content: content["categories"][0].update(name=9), "an entry of categories has no name"),
     ],
 )
 def test_files_that_are_no_annotations_are_refused(data, change, message):
     rewrite(data["instance"], change)
     with pytest.raises(ValueError, match=message):
         read_source("instance", data["images"], data["instance"])
+
+
+def test_panoptic_categories_say_whether_they_are_things(data):
+    rewrite(data["panoptic"], lambda content: content["categories"][0].pop("isthing"))
+    with pytest.raises(ValueError, match=r'panoptic\.json: category 9 lacks "isthing"'):
+        read_source("panoptic", data["images"], data["panoptic"])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.full((48, 60), 0.5, dtype=np.float32),
+        np.full((48, 60), 2**24, dtype=np.int32),
+        np.full((48, 60), 65535, dtype=np.uint16),
+        np.full((48, 60, 3), 7, dtype=np.uint8),
+    ],
+    ids=["real", "large", "one too large", "coloured"],
+)
+def test_label_images_without_labels_are_refused(data, labels):
+    (data["semantic"] / "4.png").unlink()
+    Image.fromarray(labels).save(data["semantic"] / "4.tif")
+    with pytest.raises(
+        ValueError, match=r"4\.tif: a label PNG has one channel of labels in 0…65534, this one has shape"
+    ):
+        read_source("semantic", data["images"], data["semantic"])
+
+
+def test_label_images_of_one_bit(data):
+    for path in data["semantic"].iterdir():
+        Image.fromarray(np.eye(48, 60, dtype=bool)).save(path)
+    assert read_source("semantic", data["images"], data["semantic"]).class_names == ["0", "1"]
+
+
+def test_label_images_below_the_images(data):
+    labels = data["semantic"].rename(data["images"] / "labels")
+    images = read_source("semantic", data["images"], labels).content["images"]
+    assert len(images) == 10 and images[0] == {"file_name": "0.png", "sem_seg_file_name": "0.png"}
+
+
+def test_names_that_no_list_can_have_are_refused(data):
+    for folder in (data["images"], data["semantic"]):
+        (folder / "3.png").rename(folder / "caf\udce9.png")
+    with pytest.raises(ValueError, match=r"caf\\udce9\.png: the name of this file is not in UTF-8\. Rename it\."):
+        read_source("semantic", data["images"], data["semantic"])
+    rewrite(data["instance"], lambda content: content["images"][3].update(file_name="caf\udce9.png"))
+    source = read_source("instance", data["images"], data["instance"])
+    with pytest.raises(ValueError, match=r"caf\\udce9\.png: the name of this file is not in UTF-8"):
+        split(source, 0.3)
 
 
 def test_what_is_missing_is_named(data, tmp_path):
@@ -144,3 +210,10 @@ def test_validation_data_must_list_the_same_categories(data, tmp_path):
     rewrite(other, lambda content: content["categories"].pop())
     with pytest.raises(ValueError, match=r"instances\.json and .*val\.json list different categories.*4 'bar'"):
         check_same_categories(train, read_source("instance", data["images"], other))
+
+
+def test_what_is_a_thing_in_training_is_one_in_validation(data):
+    train = read_source("panoptic", data["images"], data["panoptic"])
+    rewrite(data["panoptic"], lambda content: content["categories"][0].update(isthing=0))
+    with pytest.raises(ValueError, match="list different categories, among them 9 'square'"):
+        check_same_categories(train, read_source("panoptic", data["images"], data["panoptic"]))
