@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from detectron2.utils import comm
+from pycocotools.coco import COCO
 
 from ..config import is_maskformer
 from .boundary_instance import BoundaryCOCOEvaluator
@@ -45,12 +48,25 @@ def _panoptic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
 
 def _instance(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
     ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
-    numbered_from_zero = ids is None or sorted(ids.values()) == list(range(len(ids)))
+    numbered_from_zero = ids is None or [ids[number] for number in sorted(ids)] == list(range(len(ids)))
     dilation_ratio = _boundary_dilation_ratio(cfg)
     if numbered_from_zero and dilation_ratio is None:
-        return COCOEvaluator(name, tasks=_coco_tasks(cfg), output_dir=output_dir)
-    evaluator = BoundaryCOCOEvaluator if numbered_from_zero else ThingInstanceEvaluator
-    return evaluator(name, _coco_tasks(cfg), output_dir, boundary_dilation_ratio=dilation_ratio)
+        evaluator: COCOEvaluator = COCOEvaluator(name, tasks=_coco_tasks(cfg), output_dir=output_dir)
+    else:
+        kind = BoundaryCOCOEvaluator if numbered_from_zero else ThingInstanceEvaluator
+        evaluator = kind(name, _coco_tasks(cfg), output_dir, boundary_dilation_ratio=dilation_ratio)
+    _number_annotations_from_one(evaluator._coco_api)
+    return evaluator
+
+
+def _number_annotations_from_one(truth: COCO) -> None:
+    """Renumber the annotations of a file that has the id 0, which COCO's evaluation takes for "no match"."""
+    if 0 not in truth.anns:
+        return
+    for number, annotation in enumerate(truth.dataset["annotations"], start=1):
+        annotation["id"] = number
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
 
 
 def _boundary_dilation_ratio(cfg: CfgNode) -> float | None:

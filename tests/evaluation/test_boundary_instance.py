@@ -79,8 +79,8 @@ def evaluator(tmp_path, architecture="MaskFormer", ratio=0.02, **settings):
     return build_evaluator(cfg, NAME)
 
 
-def evaluate(evaluator, predictions):
-    """Predictions: image id → list of (label, score, mask)."""
+def evaluate(evaluator, predictions, *limits):
+    """Predictions: image id → list of (label, score, mask); ``limits``: ids of the images that count."""
     evaluator.reset()
     for image_id, found in predictions.items():
         masks = torch.from_numpy(np.stack([mask for _, _, mask in found])) if found else torch.zeros(0, *SIZE)
@@ -92,7 +92,7 @@ def evaluate(evaluator, predictions):
             pred_classes=torch.tensor([label for label, _, _ in found], dtype=torch.int64),
         )
         evaluator.process([{"image_id": image_id}], [{"instances": instances}])
-    return evaluator.evaluate()
+    return evaluator.evaluate(*limits)
 
 
 TWO_IMAGES = [(1, 7, rectangle(*TRUE), False), (2, 7, rectangle(*TRUE), False)]
@@ -181,6 +181,12 @@ def test_a_detection_on_a_crowd_is_ignored_as_far_as_its_boundary_is_the_crowds(
     assert results["segm"]["AP"] == pytest.approx(100)
     assert results["boundary_segm"]["AP50"] == pytest.approx(100)
     assert results["boundary_segm"]["AP75"] == pytest.approx(100 * 2 / 3)
+
+
+def test_some_of_the_images(dataset, tmp_path):
+    dataset(TWO_IMAGES)
+    results = evaluate(evaluator(tmp_path), {1: [(0, 0.9, rectangle(*TRUE))], 2: []}, [1])
+    assert results["boundary_segm"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
 
 
 def test_no_detections(dataset, tmp_path):

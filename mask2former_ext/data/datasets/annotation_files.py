@@ -89,7 +89,7 @@ def check_instances(content: Mapping[str, Any], path: str) -> None:
             raise ValueError(f"{where}: its category_id is {annotation['category_id']}; ids must be whole numbers.")
         if annotation["image_id"] not in images:
             strays.append(identity)
-        if annotation.get("ignore", 0):
+        if annotation.get("ignore", 0) != 0:  # Detectron2 refuses null, too
             raise ValueError(f'{where}: "ignore" is not COCO\'s. Mark regions to ignore with "iscrowd": 1.')
         _check_box(annotation.get("bbox", [0, 0, 0, 0]), where)
         if not _has_area(annotation.get("segmentation"), where):
