@@ -18,12 +18,13 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from .checkpoint import build_checkpointer
 from .config import is_maskformer, load_config
 from .data.index_maps import IndexMapInput
+from .data.reading import upright
 from .modeling import MaskFormer
 
 logger = logging.getLogger(__name__)
@@ -89,8 +90,8 @@ class Predictor:
         """Results of one image.
 
         Args:
-            image: a file (its EXIF orientation is applied), a PIL image (likewise), or a uint8 array H×W×3 or, in grey,
-                H×W.
+            image: a file (its EXIF orientation is applied; of 16 bits the higher 8 count, as in training), a PIL image
+                (likewise), or a uint8 array H×W×3 or, in grey, H×W.
             channels: order of the colours in an array, "RGB" or "BGR".
 
         Returns:
@@ -158,6 +159,8 @@ def class_metadata(cfg: CfgNode) -> Metadata:
     keys = (("thing_classes", "stuff_classes"), ("thing_dataset_id_to_contiguous_id",))
     fields: dict[str, Any] = next((entry for some in keys for entry in known if any(map(entry.get, some))), {})
     things, stuff = list(fields.get("thing_classes") or ()), list(fields.get("stuff_classes") or ())
+    if len(stuff) == num_classes != len(things):
+        things = stuff  # a list of things alone may number them anew, as ADE20K's does
     if max(len(things), len(stuff)) < num_classes:
         logger.warning(
             "%s: only %d of the model's %d classes have names; the others are called by their numbers. Register the "
@@ -273,10 +276,7 @@ def _checked_array(image: np.ndarray, channels: str) -> np.ndarray:
 
 
 def _pillow_to_rgb(image: Image.Image) -> np.ndarray:
-    # Pillow would cut numbers off at 255, without a word
-    if image.mode == "F" or (image.mode.startswith("I") and np.asarray(image).max() > 255):
-        raise ValueError(f"it is no image of 8 bits a channel (Pillow's mode {image.mode}): scale its values to 0…255")
-    return convert_PIL_to_numpy(ImageOps.exif_transpose(image), "RGB")
+    return convert_PIL_to_numpy(upright(image), "RGB")
 
 
 def _channels_first(image: np.ndarray) -> Tensor:

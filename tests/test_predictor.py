@@ -12,10 +12,11 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from PIL import Image
+from PIL import ExifTags, Image
 
 import mask2former_ext
 from mask2former_ext.config import load_config
+from mask2former_ext.data.reading import read_image_file
 from mask2former_ext.predictor import Predictor, as_rgb, class_metadata
 
 MASK_RCNN = Path(__file__).parents[1] / "configs" / "quickstart" / "mask_rcnn_R18_FPN_coins.yaml"
@@ -108,12 +109,23 @@ def test_unreadable_files_are_named(tmp_path):
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(ValueError, match=r"broken\.png' cannot be read"):
         as_rgb(broken)
-    deep = tmp_path / "deep.png"
-    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(deep)
-    with pytest.raises(ValueError, match=r"deep\.png.* 8 bits"):
+    deep = tmp_path / "deep.tif"
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(deep)
+    with pytest.raises(ValueError, match=r"deep\.tif' cannot be read: 32 bits per pixel"):
         as_rgb(deep)
-    Image.fromarray(np.full((4, 4), 255, np.uint16)).save(deep)
-    assert (as_rgb(deep) == 255).all()
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_of_16_bits_the_higher_8_count_as_in_training(tmp_path, ending):
+    path = tmp_path / f"deep.{ending}"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # upside down
+    Image.fromarray(np.array([[0, 255, 256], [4000, 2**15, 2**16 - 1]], np.uint16)).save(path, exif=exif)
+    expected = np.array([[255, 128, 15], [1, 0, 0]])
+    assert np.array_equal(as_rgb(path), np.repeat(expected[:, :, None], 3, axis=2))
+    assert np.array_equal(as_rgb(path), read_image_file(str(path), "RGB", "image"))
+    with Image.open(path) as opened:
+        assert np.array_equal(as_rgb(opened), as_rgb(path))
 
 
 def test_yaml_config_weights_opts_and_device(cfg, photo, tmp_path, monkeypatch):
@@ -276,6 +288,14 @@ def test_metadata_of_the_test_set_completed(tiny_cfg, register, caplog):
     metadata = class_metadata(tiny_cfg)
     assert metadata.thing_classes == ["class 0", "class 1", "class 2"]
     assert metadata.thing_dataset_id_to_contiguous_id == {5: 0}
+
+
+def test_things_that_their_list_numbers_anew_have_the_names_of_their_labels(tiny_cfg, register):
+    """As ADE20K's: label 1 is a thing, and the first in the list of things."""
+    register("anew", stuff_classes=["wall", "bed", "car"], thing_classes=["bed", "car"])
+    MetadataCatalog.get("anew").thing_dataset_id_to_contiguous_id = {8: 1, 9: 2}
+    tiny_cfg.DATASETS.TEST = ("anew",)
+    assert class_metadata(tiny_cfg).thing_classes == ["wall", "bed", "car"]
 
 
 def test_unknown_data_sets_make_all_classes_things_by_number(cfg, photo, caplog):

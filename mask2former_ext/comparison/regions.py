@@ -222,5 +222,8 @@ class RegionKeeper(DatasetEvaluator):
 
 def class_name(region: Region, metadata: Metadata) -> str:
     """The name of a region's class, or its number where the metadata has no name for it."""
-    names = metadata.get("thing_classes" if region.kind == THINGS else "stuff_classes") or []
+    things, stuff = metadata.get("thing_classes") or [], metadata.get("stuff_classes") or []
+    labels = (metadata.get("thing_dataset_id_to_contiguous_id") or {}).values()
+    renumbered = max(labels, default=-1) >= len(things)  # a list of things alone, as ADE20K's
+    names = stuff if region.kind == STUFF or renumbered else things
     return names[region.category] if region.category < len(names) else f"class {region.category}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.data.detection_utils import SizeMismatchError, convert_PIL_to_numpy, read_image
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 DatasetDict = dict[str, Any]
 
@@ -50,9 +50,10 @@ def read_image_file(path: str, image_format: str | None, what: str) -> np.ndarra
         ValueError: the file cannot be decoded.
     """
     try:
-        if image_format is not None and _is_deep(path):
-            higher = (read_image(path) >> 8).astype(np.uint8)
-            return convert_PIL_to_numpy(Image.fromarray(higher), image_format)
+        if image_format is not None:
+            with PathManager.open(path, "rb") as file, Image.open(file) as image:
+                if is_deep(image):
+                    return convert_PIL_to_numpy(upright(image), image_format)
         return read_image(path, format=image_format)
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -64,16 +65,21 @@ def read_image_file(path: str, image_format: str | None, what: str) -> np.ndarra
         ) from error
 
 
-def _is_deep(path: str) -> bool:
-    """Tell whether an image has one channel of 16 bits; ValueError if it has one of which 8 cannot be made."""
-    with PathManager.open(path, "rb") as file:
-        image = Image.open(file)
-        # "I" is how earlier versions of Pillow open PNGs of 16 bits.
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-            return True
-        if image.mode in ("I", "F"):
-            raise ValueError(f"32 bits per pixel (Pillow's mode {image.mode}), whose range is unknown, are no picture")
-        return False
+def is_deep(image: Image.Image) -> bool:
+    """Tell whether a picture has one channel of 16 bits; ValueError if it has one of which 8 cannot be made."""
+    # "I" is how earlier versions of Pillow open PNGs of 16 bits.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        return True
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32 bits per pixel (Pillow's mode {image.mode}), whose range is unknown, are no picture")
+    return False
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF orientation says; of 16 bits (:func:`is_deep`) the higher 8, else as it is."""
+    deep = is_deep(image)
+    turned = ImageOps.exif_transpose(image)
+    return Image.fromarray((np.asarray(turned) >> 8).astype(np.uint8)) if deep else turned
 
 
 def check_image_size(dataset_dict: DatasetDict, image: np.ndarray) -> None:

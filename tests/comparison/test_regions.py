@@ -125,3 +125,13 @@ def test_names_of_classes():
     metadata = Metadata(thing_classes=["car"], stuff_classes=["car", "sky"])
     named = [Region.of(block(0, 0), category, kind) for category, kind in ((0, THINGS), (1, STUFF), (7, THINGS))]
     assert [class_name(region, metadata) for region in named] == ["car", "sky", "class 7"]
+
+
+def test_things_that_their_list_numbers_anew_have_the_names_of_their_labels():
+    """As ADE20K's panoptic classes."""
+    metadata = Metadata(
+        thing_classes=["bed", "car"],
+        stuff_classes=["wall", "bed", "car"],
+        thing_dataset_id_to_contiguous_id={8: 1, 9: 2},
+    )
+    assert [class_name(Region.of(block(0, 0), label, THINGS), metadata) for label in (1, 2)] == ["bed", "car"]
