@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,12 +18,17 @@ from PIL import Image
 logger = logging.getLogger(__name__)
 
 USUAL_FRAME_RATE = 25.0
+# Files without a rate state the ticks of their clock instead, 90,000 a second.
+LARGEST_FRAME_RATE = 1000.0
+# Pillow tells these by their first bytes, and leaves reading them to others.
+NOT_DECODED = ("BUFR", "GRIB", "HDF5", "MPEG")
 
 
 def image_suffixes() -> frozenset[str]:
     """Endings of the image files that Pillow reads, in lower case, with the dot."""
     Image.init()
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN)
+    decoded = Image.OPEN.keys() - NOT_DECODED
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in decoded)
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
@@ -42,7 +48,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))  # Path.expanduser raises an error for a file called ~photo.jpg
     if path.is_file():
         return [path]
     suffixes = image_suffixes()
@@ -66,7 +72,7 @@ class Frames(AbstractContextManager["Frames"]):
         name: what it is called in file names.
         is_camera: a camera has no end.
         size: height and width of each frame, in pixels.
-        rate: frames per second.
+        rate: frames per second; ``USUAL_FRAME_RATE`` where the source states none that can be.
         count: how many frames the file says it has; None for a camera, and where the file does not say.
     """
 
@@ -91,7 +97,8 @@ class Frames(AbstractContextManager["Frames"]):
             self._capture.release()
             raise ValueError(f"{self._what} cannot be read: it is not there, in use, or in a format unknown to OpenCV")
         self.size = (self._first.shape[0], self._first.shape[1])
-        self.rate = self._stated(cv2.CAP_PROP_FPS) or USUAL_FRAME_RATE
+        rate = self._stated(cv2.CAP_PROP_FPS)
+        self.rate = rate if rate is not None and rate <= LARGEST_FRAME_RATE else USUAL_FRAME_RATE
         count = self._stated(cv2.CAP_PROP_FRAME_COUNT)
         self.count = None if self.is_camera or count is None else round(count)
 

@@ -6,7 +6,7 @@ import logging
 import mimetypes
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -57,11 +57,16 @@ def picture_paths(images: Sequence[Path], output: Path) -> list[Path]:
     else:
         suffixes = [path.suffix if path.suffix.lower() in PICTURE_SUFFIXES else ".png" for path in images]
         paths = [output / f"{stem}{suffix}" for stem, suffix in zip(unique_stems(images), suffixes, strict=True)]
-    photographs = {path.resolve() for path in images}
-    for path in paths:
-        if path.resolve() in photographs:
-            raise ValueError(f"output '{output}': {path} would take the place of a photograph: name another folder")
+    refuse_to_replace(images, paths, f"output '{output}'", "a photograph")
     return paths
+
+
+def refuse_to_replace(kept: Iterable[Path], paths: Iterable[Path], option: str, what: str) -> None:
+    """Raise ValueError when one of ``paths``, to be written by ``option``, is one of the files ``kept``: ``what``."""
+    places = {path.resolve() for path in kept}
+    for path in paths:
+        if path.resolve() in places:
+            raise ValueError(f"{option}: {path} would take the place of {what}: name another folder")
 
 
 def _is_media(path: Path) -> bool:
@@ -71,14 +76,14 @@ def _is_media(path: Path) -> bool:
 
 def unique_stems(paths: Sequence[Path]) -> list[str]:
     """The files' names without their endings; ``_2``, ``_3``, … tells equal ones apart, on any file system."""
-    taken: set[str] = set()
+    numbers: dict[str, int] = {}  # of each name taken, the last number after it
     stems = []
     for path in paths:
-        stem, number = path.stem, 1
-        while stem.lower() in taken:
-            number += 1
-            stem = f"{path.stem}_{number}"
-        taken.add(stem.lower())
+        stem, name = path.stem, path.stem.lower()
+        while stem.lower() in numbers:
+            numbers[name] += 1
+            stem = f"{path.stem}_{numbers[name]}"
+        numbers[stem.lower()] = 1
         stems.append(stem)
     return stems
 
@@ -141,7 +146,7 @@ def video_file(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Video
         size: height and width of the frames, in pixels. OpenCV cuts odd ones down by one.
 
     Raises:
-        ValueError: OpenCV has no codec for that format.
+        ValueError: OpenCV has no codec for that format, or there was no frame.
         OSError: not all frames arrived in the file.
     """
     if size[0] % 2 or size[1] % 2:
@@ -153,6 +158,8 @@ def video_file(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Video
             yield video
         finally:
             writer.release()
+        if not video.count:
+            raise ValueError(f"video '{path}' is not written: it ended before its first frame")
         _check_length(unfinished, path, video.count)
 
 
@@ -175,7 +182,8 @@ def _check_length(unfinished: Path, path: Path, count: int) -> None:
     capture = cv2.VideoCapture(str(unfinished))
     written = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     capture.release()
-    if written < count - 1:  # some formats state their length in time, from which the count may come out one less
+    # some formats state their length in time, from which the count may come out one less
+    if written < max(count - 1, 1):
         raise OSError(f"video '{path}': {written} of {count} frames were written; is the disk full?")
 
 

@@ -73,10 +73,14 @@ def run_images(
 
     Raises:
         OSError: a picture or a result cannot be written.
+        ValueError: a result would take the place of an image or of its picture.
     """
     failures = []
     targets = pictures if pictures is not None else [None] * len(images)
-    bar = tqdm(list(zip(images, unique_stems(images), targets, strict=True)), unit="image")
+    stems = unique_stems(images)
+    if demo.results is not None:
+        demo.results.check(stems, [*images, *(pictures or ())])
+    bar = tqdm(list(zip(images, stems, targets, strict=True)), unit="image")
     for path, stem, target in bar:
         try:
             image = as_rgb(path)

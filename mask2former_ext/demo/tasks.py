@@ -121,13 +121,14 @@ def _draw_panoptic(
     ids, infos = shown
     segments = segments_from_panoptic(torch.from_numpy(ids), infos, metadata.stuff_classes)
     of_things = iter(numbers.of([segment.mask for segment in segments if segment.is_thing]))
+    own = _class_colours(metadata)
     colours = []
     for info in infos:
         category = info["category_id"]
         if not info["isthing"]:
-            colours.append(class_colour(_colours(metadata, "stuff"), category))
-        elif category < len(_colours(metadata, "thing")):
-            colours.append(varied_colour(class_colour(_colours(metadata, "thing"), category), next(of_things)))
+            colours.append(class_colour(own, category))
+        elif category < len(own):
+            colours.append(varied_colour(class_colour(own, category), next(of_things)))
         else:
             colours.append(distinct_colour(next(of_things)))
     return segments, colours
@@ -141,11 +142,12 @@ def _draw_instances(shown: Instances, metadata: Metadata, numbers: ThingNumbers)
 def _draw_semantic(shown: np.ndarray, metadata: Metadata, _: ThingNumbers) -> tuple[list[Segment], list[Colour]]:
     labels = [int(label) for label in np.unique(shown) if label != NOT_SHOWN]
     segments = [Segment(shown == label, metadata.stuff_classes[label], is_thing=False) for label in labels]
-    return segments, [class_colour(_colours(metadata, "stuff"), label) for label in labels]
+    return segments, [class_colour(_class_colours(metadata), label) for label in labels]
 
 
-def _colours(metadata: Metadata, kind: str) -> Sequence[Sequence[int]]:
-    return metadata.get(f"{kind}_colors") or ()
+def _class_colours(metadata: Metadata) -> Sequence[Sequence[int]]:
+    """Of all classes; those of things may be in a list of their own too, in which ADE20K numbers them anew."""
+    return metadata.get("stuff_colors") or ()
 
 
 TASKS = {

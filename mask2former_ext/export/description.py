@@ -34,6 +34,7 @@ class Description:
         outputs: output → what it is.
         class_names: by class index.
         thing_classes: indices of the classes that are things.
+        thresholds: by which segments were chosen, by name; empty without the panoptic task.
     """
 
     mask2former_ext: str
@@ -49,6 +50,7 @@ class Description:
     outputs: dict[str, str]
     class_names: list[str]
     thing_classes: list[int]
+    thresholds: dict[str, float]
 
     def to_json(self) -> str:
         """All of it as one JSON object."""
@@ -93,5 +95,6 @@ def describe(
         size_divisibility=module.size_divisibility,
         outputs=module.outputs,
         class_names=class_names(model.metadata, model.criterion.num_classes),
-        thing_classes=sorted(model.thing_classes),
+        thing_classes=module.is_thing.nonzero().flatten().tolist(),
+        thresholds=module.thresholds if "panoptic" in module.tasks else {},
     )

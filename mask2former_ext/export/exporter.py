@@ -103,8 +103,8 @@ def export_model(
         ValueError: the model cannot be exported so, or the file does not do what the model does. There is no file then.
     """
     output = Path(output)
-    _check_arguments(output, format, static, size, opset)
     module = ExportableModel(model, tasks)
+    _check_arguments(output, format, static, size, opset, module.size_divisibility)
     plain = reference_op or not FORMATS[format].keeps_operators
     # a batch of one image would be a case of its own
     example_size = (1 if static else 2, *(size or EXAMPLE_SIZE))
@@ -131,13 +131,23 @@ def export_model(
     return report
 
 
-def _check_arguments(output: Path, format: str, static: bool, size: tuple[int, int] | None, opset: int | None) -> None:
+def _check_arguments(
+    output: Path, format: str, static: bool, size: tuple[int, int] | None, opset: int | None, divisibility: int
+) -> None:
     if format not in FORMATS:
         raise ValueError(f"format '{format}' is unknown; there are {list(FORMATS)}.")
     if output.suffix not in FORMATS[format].suffixes:
         raise ValueError(f"the file '{output}' must end in {' or '.join(FORMATS[format].suffixes)} for {format}.")
+    if output.is_dir():
+        raise ValueError(f"'{output}' is a folder: name the file to write.")
     if static and size is None:
         raise ValueError("--static needs the size of the images: --size H W.")
+    height, width = size or EXAMPLE_SIZE
+    if not static and min(height, width) <= divisibility:
+        raise ValueError(
+            f"--size {height} {width}: a file for any size is made by a larger example, of which both sides are above "
+            f"{divisibility} pixels, the size divisibility; --static makes one for that size alone."
+        )
     if opset is not None and format != "onnx":
         raise ValueError(f"--opset is ONNX's; {format} has none.")
     if format == "onnx":

@@ -79,7 +79,8 @@ class ExportableModel(nn.Module):
         }
         num_classes = model.criterion.num_classes
         is_thing = torch.zeros(num_classes, dtype=torch.bool, device=model.device)
-        is_thing[sorted(model.thing_classes)] = True
+        # a dataset may have more classes than a model that was trained on others
+        is_thing[[label for label in model.thing_classes if label < num_classes]] = True
         self.register_buffer("is_thing", is_thing, persistent=False)
         self.register_buffer("pixel_mean", model.pixel_mean, persistent=False)
         self.register_buffer("pixel_std", model.pixel_std, persistent=False)

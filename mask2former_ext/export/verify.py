@@ -94,7 +94,7 @@ def verify(
 
 
 def compare(expected: Outputs, found: Outputs) -> dict[str, float]:
-    """The difference of each output, see :class:`Difference`; infinite where shapes or dtypes differ.
+    """The difference of each output, see :class:`Difference`; infinite where shapes or dtypes differ, or for NaN.
 
     Instances and segments are compared with those of the same query (and class), wherever they are in their tables.
     The share of them that has no counterpart is the difference of the outputs that hold queries and classes.
@@ -138,7 +138,7 @@ def _difference(expected: Tensor, found: Tensor) -> float:
         return 0.0
     if not expected.is_floating_point():
         return (expected != found).float().mean().item()
-    if not found.isfinite().all():
+    if not (expected.isfinite() & found.isfinite()).all():
         return math.inf
     # the tiny number keeps outputs that are all zero from dividing by it
     return ((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12)).item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ def image_input(cfg: CfgNode, path: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it is no image.
     """
+    if not os.path.isfile(path):  # of which reading would say where to look in a dataset
+        raise FileNotFoundError(f"{path}: this file does not exist (looked in '{os.getcwd()}').")
     augmented = T.AugInput(read_image_file(path, cfg.INPUT.FORMAT, "image to look at"))
     T.AugmentationList(build_augmentation(cfg, is_train=False))(augmented)
     return {"file_name": path, "image": torch.from_numpy(np.array(augmented.image.transpose(2, 0, 1), order="C"))}

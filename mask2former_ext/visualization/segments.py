@@ -38,7 +38,7 @@ def segments_from_instances(
         min_score: less confident instances are left out.
     """
     instances = instances[instances.scores >= min_score].to("cpu")
-    instances = instances[instances.scores.argsort(descending=True)]
+    instances = instances[instances.scores.argsort(descending=True, stable=True)]
     return [
         Segment(mask.numpy().astype(bool), f"{class_names[category]} {score:.0%}")
         for mask, category, score in zip(

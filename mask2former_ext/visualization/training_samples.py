@@ -124,7 +124,7 @@ class SampleReader:
         image = rgb_picture(mapped["image"].numpy().transpose(1, 2, 0), self.image_format)
         whole = np.ones(self._recorder.before.shape[:2], dtype=np.uint8)
         padding = self._recorder.done.apply_segmentation(whole) != 1
-        targets = self._targets(mapped["instances"]) if "instances" in mapped else None
+        targets = self._targets(mapped["instances"], record) if "instances" in mapped else None
         crowds = self._crowds(record) if targets is not None else []
         semantic, ignored = self._semantic(mapped.get("sem_seg"))
         return TrainingSample(
@@ -148,13 +148,19 @@ class SampleReader:
     def _every_pixel_annotated(self) -> bool:
         return "annotations" not in self._source_keys
 
-    def _targets(self, instances: Instances) -> list[Segment]:
+    def _targets(self, instances: Instances, record: DatasetDict) -> list[Segment]:
+        labels = instances.gt_classes.tolist()
+        wrong = [label for label in labels if label >= self.num_classes]
+        if wrong:  # which Detectron2's own mapper lets pass
+            raise ValueError(
+                f"{describe(record)}: label {wrong[0]} does not fit MODEL.ROI_HEADS.NUM_CLASSES = {self.num_classes}."
+            )
         names = class_names(self.metadata, self.num_classes)
         colours = class_colours(self.metadata, self.num_classes)
         things = self._things()
         return [
             Segment(mask, names[label], True) if label in things else Segment(mask, names[label], False, colours[label])
-            for mask, label in zip(_masks(instances), instances.gt_classes.tolist(), strict=True)
+            for mask, label in zip(_masks(instances), labels, strict=True)
         ]
 
     def _things(self) -> set[int]:
@@ -179,9 +185,12 @@ class SampleReader:
             shapes = [decode_segmentation(crowd["segmentation"], size, describe(record)) for crowd in crowds]
         after = self._recorder.done.apply_segmentation(np.zeros(size, dtype=np.uint8)).shape
         masks = transform_masks(shapes, self._recorder.done, after).tensor.numpy()
-        names = class_names(self.metadata, self.num_classes)
+        names = dict(enumerate(class_names(self.metadata, self.num_classes)))
+        labels = [crowd["category_id"] for crowd in crowds]  # not checked by any mapper, as nothing learns them
         return [
-            Segment(mask, names[crowd["category_id"]]) for mask, crowd in zip(masks, crowds, strict=True) if mask.any()
+            Segment(mask, names.get(label, f"class {label}"))
+            for mask, label in zip(masks, labels, strict=True)
+            if mask.any()
         ]
 
     def _semantic(self, sem_seg: torch.Tensor | None) -> tuple[list[Segment] | None, np.ndarray | None]:

@@ -28,6 +28,19 @@ def test_files_folders_and_patterns_each_image_once(folder):
     assert names(find_images([str(folder / "notes.txt")])) == ["notes.txt"]  # whoever names a file means it
 
 
+def test_what_pillow_does_not_decode_is_no_image_of_a_folder(folder):
+    for name in ("clip.mpg", "data.h5"):
+        (folder / name).write_text("no image")
+    assert names(find_images([str(folder)])) == ["a.JPG", "b.png", "c.jpeg"]
+
+
+def test_a_tilde_is_the_home_or_a_part_of_the_name(folder, monkeypatch):
+    Image.new("RGB", (4, 3)).save(folder / "~b.png")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder / "deep"))
+    assert names(find_images(["~b.png", "~"])) == ["~b.png", "d.png"]
+
+
 def test_a_name_with_brackets_is_a_file(folder):
     Image.new("RGB", (4, 3)).save(folder / "x[1].png")
     assert names(find_images([str(folder / "x[1].png")])) == ["x[1].png"]
@@ -58,6 +71,25 @@ def test_frames_of_a_video_are_rgb_in_order(tmp_path):
     assert len(pictures) == 7
     for number, picture in enumerate(pictures):
         assert np.abs(picture.mean(axis=(0, 1)) - [200, 0, 10 * number]).max() < 8
+
+
+@pytest.mark.parametrize(("stated", "rate"), [(0, 25), (float("nan"), 25), (90000, 25), (240, 240)])
+def test_a_rate_that_cannot_be_is_the_usual_one(tmp_path, monkeypatch, stated, rate):
+    """Files without a rate state the ticks of a clock, at which no video can be written."""
+    write_video(tmp_path / "clip.avi", 2)
+
+    class Capture:
+        def __init__(self, name):
+            capture = real(name)
+            self.read, self.release = capture.read, capture.release
+
+        def get(self, key):
+            return stated if key == cv2.CAP_PROP_FPS else 2
+
+    real = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    with Frames(tmp_path / "clip.avi") as frames:
+        assert frames.rate == rate
 
 
 def test_a_video_that_breaks_off_is_warned_of(tmp_path, caplog):

@@ -105,6 +105,23 @@ def test_frames_that_did_not_arrive_are_an_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm"])
+def test_a_video_without_a_frame_is_not_written(tmp_path, suffix):
+    path = tmp_path / f"video{suffix}"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="ended before its first frame"), video_file(path, 10, (48, 64)):
+        pass
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_one_frame_that_did_not_arrive_is_an_error(tmp_path):
+    with (
+        pytest.raises(OSError, match="0 of 1 frames were written"),
+        video_file(tmp_path / "v.avi", 10, (48, 64)) as video,
+    ):
+        video.count = 1
+
+
 def test_the_next_codec_is_tried_and_none_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(outputs.CODECS, ".avi", ("zzzz", "MJPG"))
     with video_file(tmp_path / "v.avi", 10, (48, 64)) as video:

@@ -55,6 +55,26 @@ def test_instances_are_results_that_pycocotools_reads(tmp_path, instances):
     assert [a["area"] for a in truth.loadRes(str(tmp_path / "found.json")).dataset["annotations"]] == [6, 1]
 
 
+def test_names_that_are_the_same_number_have_ids_of_their_own(tmp_path, instances):
+    results = ResultFiles("instance", tmp_path / "found.json", METADATA)
+    for stem in ("1", "01", "001", "2"):
+        results.add(stem, f"{stem}.jpg", (4, 6), instances[:1])
+    results.write()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [entry["image_id"] for entry in found] == [1, "01", "001", 2]
+
+
+def test_where_nothing_can_be_written_is_said_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(OSError, match="file"):
+        ResultFiles("instance", tmp_path / "file" / "found.json", METADATA)
+    with pytest.raises(OSError, match=r"folder\.json' is a folder"):
+        ResultFiles("instance", tmp_path / "folder.json", METADATA)
+    ResultFiles("instance", tmp_path / "new" / "found.json", METADATA)
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_panoptic_files(tmp_path):
     ids = np.zeros((4, 6), dtype=np.int32)
     ids[:2], ids[3, 1:4] = 1, 300

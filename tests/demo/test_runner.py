@@ -70,6 +70,20 @@ def test_results_alone_draw_nothing(photos, tmp_path, monkeypatch):
     assert (tmp_path / "maps" / "semantic" / "a.png").exists()
 
 
+@pytest.mark.parametrize("json_name", ["in.json", "out.json"])
+def test_results_take_no_image_place(photos, tmp_path, json_name):
+    """Their PNGs lie in a folder named as the JSON, which may be the photographs' or the pictures'."""
+    before = photos[0].read_bytes()
+    results = ResultFiles("semantic", tmp_path / json_name, METADATA)
+    with pytest.raises(
+        ValueError, match=rf"{json_name}': .*a\.png would take the place of a photograph or its picture"
+    ):
+        run_images(demo(results=results), photos, pictures=[tmp_path / "out" / path.name for path in photos])
+    assert photos[0].read_bytes() == before and not (tmp_path / "out").exists()
+    results = ResultFiles("instance", tmp_path / json_name, METADATA)  # which has no PNGs
+    results.check(["a"], photos)
+
+
 @pytest.mark.parametrize(("threshold", "shown"), [(0, (True, True)), (0.85, (False, True)), (1, (False, False))])
 def test_thresholds(photos, tmp_path, threshold, shown):
     # dark pixels score 1 - 40/255 = 0.843, bright ones 220/255 = 0.863
@@ -120,6 +134,22 @@ def test_every_frame_of_a_video_is_drawn_on(clip, tmp_path):
     images = json.loads((tmp_path / "maps" / "semantic.json").read_text())["images"]
     assert [image["id"] for image in images] == [f"clip_{number:06d}" for number in range(8)]
     assert len(list((tmp_path / "maps" / "semantic").iterdir())) == 8
+
+
+def test_things_keep_their_numbers_through_a_video_and_images_begin_anew(clip, photos, tmp_path):
+    given = []
+
+    class Numbers(Demo):
+        def picture(self, image, shown, numbers):
+            given.append(numbers)
+            return image
+
+    with Frames(clip) as frames:
+        run_video(Numbers(BrightnessPredictor(), "semantic"), frames, Window([True] * 8))
+    assert len(given) == 8 and len(set(map(id, given))) == 1
+    given.clear()
+    run_images(Numbers(BrightnessPredictor(), "semantic"), [photos[0], photos[2]], pictures=[tmp_path / "a.png"] * 2)
+    assert len(set(map(id, given))) == 2
 
 
 def test_a_video_ends_when_the_window_is_closed(clip):

@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, Instances
 
 from mask2former_ext.config import get_cfg_defaults
 from mask2former_ext.demo.tasks import NOT_SHOWN, TASKS, choose_task, configure
-from mask2former_ext.visualization.overlays import ThingNumbers, distinct_colour
+from mask2former_ext.visualization.overlays import ThingNumbers, distinct_colour, varied_colour
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_pixels_above_a_threshold():
 METADATA = Metadata(
     thing_classes=["cat", "dog", "sky"],
     stuff_classes=["cat", "dog", "sky"],
-    thing_colors=[[255, 0, 0]],
+    thing_colors=[[9, 9, 9]],  # things alone, as ADE20K numbers them: not by class
     stuff_colors=[[255, 0, 0], [0, 255, 0], [0, 0, 255]],
 )
 
@@ -117,7 +117,9 @@ def test_panoptic_segments_in_the_data_sets_colours():
     assert colours[0] == (1, 0, 0) and colours[1] == (0, 0, 1)
     assert colours[2] not in colours[:2]  # another cat: close to red
     assert colours[2][0] > 0.6 and max(colours[2][1:]) < 0.5
-    assert colours[3] == distinct_colour(2)  # the data set has no colour for dogs that are things
+    assert colours[3] == varied_colour((0, 1, 0), 2)
+    without = Metadata(stuff_classes=METADATA.stuff_classes)
+    assert TASKS["panoptic"].draw(shown, without, ThingNumbers())[1] == [distinct_colour(n) for n in (0, 2, 1, 2)]
 
 
 def test_instances_have_scores_and_colours_of_their_own(instances):

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from detectron2.data import Metadata
 from detectron2.modeling import build_model
 from torch import nn
 from torch.fx.experimental import _config
@@ -98,6 +99,7 @@ def test_onnx_of_all_tasks(model, tmp_path):
     metadata = loaded.metadata
     assert metadata["input_format"] == "RGB" and metadata["height"] == "any" and metadata["needs"] == ""
     assert json.loads(metadata["class_names"]) == ["class 0", "class 1", "class 2"]
+    assert json.loads(metadata["thresholds"]) == {"object_mask_threshold": 0.3, "overlap_threshold": 0.0}
     assert json.loads(metadata["thing_classes"]) == [0, 1] and json.loads(metadata["tasks"]) == list(TASKS)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [(each.name, each.shape) for each in session.get_inputs()] == [("images", ["batch", 3, "height", "width"])]
@@ -157,6 +159,7 @@ def test_one_size(model, tmp_path):
     assert {difference.size for difference in report.differences} == {(1, 70, 90)}
     metadata = load_torchscript(tmp_path / "model.ts").metadata
     assert [metadata[name] for name in ("batch", "height", "width")] == ["1", "70", "90"]
+    assert metadata["thresholds"] == "{}"  # nothing was chosen by them
 
 
 def test_a_file_that_differs_is_not_kept(model, tmp_path, monkeypatch):
@@ -191,11 +194,33 @@ def test_wrong_arguments(model, tmp_path):
     assert "must end in .onnx" in refused("model.pt")
     assert "--size H W" in refused("model.onnx", static=True)
     assert "opset 15 has no GridSample" in refused("model.onnx", opset=15, size=EXAMPLE)
+    assert "--size 64 32: " in refused("model.pt2", format="torch_export", size=(64, 32))
     assert "--opset is ONNX's" in refused("model.pt2", format="torch_export", opset=18)
     assert "format 'tflite' is unknown" in refused("model.tflite", format="tflite")
     assert "must be among ['raw'" in refused("model.onnx", tasks=["depth"])
     model.train()
     assert "call model.eval() first" in refused("model.onnx")
+
+
+def test_a_folder_is_no_file_to_write(model, tmp_path):
+    (tmp_path / "model.pt").mkdir()
+    with pytest.raises(ValueError, match=r"model\.pt' is a folder"):
+        export_model(model, tmp_path / "model.pt", format="torchscript", size=EXAMPLE)
+
+
+def test_a_dataset_may_have_more_classes_than_the_model(model):
+    model.metadata = Metadata(thing_dataset_id_to_contiguous_id={1: 2, 2: 3, 3: 79})
+    assert ExportableModel(model, ["panoptic"]).is_thing.tolist() == [False, False, True]
+
+
+def test_stuff_is_left_out_of_instances_with_panoptic_results_alone(model):
+    images = verification_images((1, *EXAMPLE), 3)
+    with torch.no_grad():
+        things = ExportableModel(model, ["instance"])(images)
+        model.panoptic_on = False
+        everything = ExportableModel(model, ["instance"])(images)
+    assert (things["instance_valid"] == (things["instance_classes"] < 2)).all() and not things["instance_valid"].all()
+    assert everything["instance_valid"].all()
 
 
 def test_plain_operator_is_the_operator_and_ends_with_the_block(model):
@@ -234,6 +259,7 @@ class OneConvolution(nn.Module):
     def __init__(self, model, tasks):
         super().__init__()
         self.convolution = nn.Conv2d(3, 64, 3)
+        self.is_thing = torch.zeros(0, dtype=torch.bool)
 
     def forward(self, images):
         return {"pred_masks": self.convolution(images / 255)}

@@ -14,6 +14,8 @@ def test_numbers_are_compared_by_the_largest():
     assert compare(expected, {"pred_logits": torch.tensor([[-4.0, math.nan]])}) == {"pred_logits": math.inf}
     assert compare(expected, {"pred_logits": torch.tensor([[-4.0]])}) == {"pred_logits": math.inf}
     assert compare(expected, {"pred_logits": expected["pred_logits"].double()}) == {"pred_logits": math.inf}
+    broken = {"pred_logits": torch.tensor([[-4.0, math.nan]])}  # a share of NaN would be below any tolerance
+    assert compare(broken, expected) == {"pred_logits": math.inf}
     with pytest.raises(ValueError, match="has no output 'pred_logits', only \\['x'\\]"):
         compare(expected, {"x": torch.zeros(1)})
 

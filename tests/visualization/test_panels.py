@@ -81,6 +81,8 @@ def test_segments_from_instances_drops_unsure_ones_and_sorts():
     segments = segments_from_instances(instances, NAMES)
     assert [segment.label for segment in segments] == ["coin 93%", "coin 60%"]
     assert [segment.mask.sum() for segment in segments] == [1, 0]
+    instances.scores = torch.tensor([0.5, 0.25, 0.5])
+    assert len(segments_from_instances(instances, NAMES)) == 2  # those at the limit stay
 
 
 def test_segments_from_no_instances():

@@ -83,7 +83,7 @@ def test_mistakes_are_said(sample_cfg, dataset, tmp_path):
         dataset_input(cfg, "nobody", 0)
     with pytest.raises(ValueError, match="--index is 1, but hand_made_for_pictures has the images 0…0"):
         dataset_input(cfg, dataset, 1)
-    with pytest.raises(FileNotFoundError, match=r"none\.jpg: this file does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg: this file does not exist \(looked in"):
         image_input(cfg, str(tmp_path / "none.jpg"))
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(ValueError, match=r"text\.jpg: cannot be read"):

@@ -142,6 +142,20 @@ def test_mask_rcnn_has_the_mapper_of_detectron2(mask_format, sample_cfg, segment
     assert (sample.ignored == (segment_ids == 0)).all()  # the dict has a label image too
 
 
+@pytest.mark.parametrize("mapper", INSTANCE_MAPPERS)
+def test_a_crowd_of_a_class_that_the_model_lacks_is_shown_all_the_same(mapper, sample_cfg):
+    (crowd,) = only_sample(sample_cfg(mapper, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1)).crowds
+    assert crowd.label == "class 1"
+
+
+def test_labels_that_the_mapper_of_detectron2_lets_pass_are_said(sample_cfg, dataset):
+    DatasetCatalog.get(dataset)[0]["annotations"][0]["category_id"] = 1
+    cfg = sample_cfg("mask_former_instance")
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NUM_CLASSES = "GeneralizedRCNN", 1
+    with pytest.raises(ValueError, match=r"photo\.png.*: label 1 does not fit MODEL\.ROI_HEADS\.NUM_CLASSES = 1"):
+        only_sample(cfg)
+
+
 def test_objects_without_masks_are_shown_as_boxes(sample_cfg, segment_ids):
     cfg = sample_cfg("mask_former_instance")
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
