@@ -71,6 +71,8 @@ def check_arguments(runner, words: list[str]) -> None:
 
         options = get_args_parser().parse_args(words[1:])
         words = [options.training_script, *options.training_script_args]
+    if words[0] == "compute-sanitizer":
+        words = words[words.index("python") :]
     if words[0] == "make":
         targets = [word for word in words[1:] if "=" not in word]
         assert targets and set(targets) <= MAKE_TARGETS

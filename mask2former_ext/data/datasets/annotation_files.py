@@ -109,7 +109,7 @@ def _check_box(box: Any, where: str) -> None:
     if not is_box or not math.isfinite(sum(box)) or box[2] < 0 or box[3] < 0:
         raise ValueError(
             f"{where}: bbox is {box}; it must be [x, y, width, height] in pixels, finite and not negative. Correct or "
-            "remove it; masks need no box."
+            "remove it: training takes the box of the mask then, and only AP of boxes needs one here."
         )
 
 

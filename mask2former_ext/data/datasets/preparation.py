@@ -91,8 +91,8 @@ def process(
             yield from tqdm(pool.map(work, items), total=len(items), desc=description)
         except BrokenProcessPool as error:
             raise OSError(
-                f"{description}: a process died, for want of memory or of a broken file. Run this again, it goes on"
-                " from here: with fewer --workers for the first, and with --workers 1 to see which file it is."
+                f"{description}: a process died, for want of memory or of a broken file. Run this again, with fewer"
+                " --workers for the first, and with --workers 1 to see which file it is."
             ) from error
         except BaseException:  # also where the caller takes no more results
             pool.shutdown(wait=False, cancel_futures=True)
