@@ -1,4 +1,4 @@
-"""The rules of :mod:`..modeling.inference` for a batch, in tensors alone: what exporters can take apart.
+"""The rules of :mod:`..modeling.inference_rules` for a batch, in tensors alone: what exporters can take apart.
 
 They give what the rules give, in outputs whose number does not depend on the image: rows that hold nothing are marked
 as such. Where the rules take a few masks at a time, these hold all masks of the batch at full size.
@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..modeling.inference import masks_to_boxes
+from ..modeling.inference_rules import masks_to_boxes
 from ..ops.panoptic_merge import is_inside
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from .compilation import compile_parts
 from .criterion import SetCriterion
-from .inference import InstanceRule, PanopticRule, Rule, SemanticRule, Size, resize_masks, run_rules
+from .inference import resize_masks, run_rules
+from .inference_rules import InstanceRule, PanopticRule, Rule, SemanticRule, Size
 from .targets import Target, prepare_target
 
 
@@ -204,19 +205,19 @@ class MaskFormer(nn.Module):
         def resize(logits: Tensor) -> Tensor:
             return resize_masks(logits, padded_size, padded_size if resize_scores else image_size, mask_size)
 
-        rules = self._rules(class_logits, mask_size)
-        chunk_size = self._chunk_size(padded_size, mask_size)
+        chunk_size, summed_at_once = self._queries_at_once(padded_size, mask_size)
+        rules = self._rules(class_logits, mask_size, summed_at_once)
         result = dict(zip(rules, run_rules(list(rules.values()), mask_logits, resize, chunk_size), strict=True))
         if resize_scores and "sem_seg" in result:
             result["sem_seg"] = sem_seg_postprocess(result["sem_seg"], image_size, *output_size)
         return result
 
-    def _rules(self, class_logits: Tensor, size: Size) -> dict[str, Rule]:
+    def _rules(self, class_logits: Tensor, size: Size, summed_at_once: int) -> dict[str, Rule]:
         """Key of the result → how to compute it, for the tasks that are on."""
         things = self.thing_classes
         rules: dict[str, Rule] = {}
         if self.semantic_on:
-            rules["sem_seg"] = SemanticRule(class_logits, size)
+            rules["sem_seg"] = SemanticRule(class_logits, size, summed_at_once)
         if self.panoptic_on:
             rules["panoptic_seg"] = PanopticRule(
                 class_logits,
@@ -234,9 +235,12 @@ class MaskFormer(nn.Module):
             )
         return rules
 
-    def _chunk_size(self, padded_size: Size, mask_size: Size) -> int:
-        """How many queries' masks may be resized at once, by MODEL.MASK_FORMER.TEST.MAX_MEMORY_MB."""
+    def _queries_at_once(self, padded_size: Size, mask_size: Size) -> tuple[int, int]:
+        """How many queries' masks are resized at once, and summed at once, by MODEL.MASK_FORMER.TEST.MAX_MEMORY_MB."""
         # logits on the padded image, then at the size of the result logits, probabilities and what the rules make of
         # them: about two maps more; all of four bytes a pixel
-        bytes_per_query = 4 * (math.prod(padded_size) + 4 * math.prod(mask_size))
-        return max(int(self.max_memory_mb * 2**20 / bytes_per_query), 1)
+        map_bytes = 4 * math.prod(mask_size)
+        memory = self.max_memory_mb * 2**20 / (2 if self.semantic_on else 1)
+        resized = int(memory / (4 * math.prod(padded_size) + 4 * map_bytes))
+        summed = int(memory / map_bytes) if self.semantic_on else 1
+        return max(resized, 1), max(summed, 1)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..evaluation.panoptic_quality import PanopticCounts, Segments, count_matches
 from ..evaluation.panoptic_truth import TrueSegmentation
-from ..modeling.inference import MASKS_AT_ONCE, MergingRule, resize_masks, run_rules
+from ..modeling.inference import MASKS_AT_ONCE, resize_masks, run_rules
+from ..modeling.inference_rules import MergingRule
 from .predictions import RawPrediction
 
 FOLDS = 2

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import whole_file, write_json
-from ..modeling.inference import Size
+from ..modeling.inference_rules import Size
 
 MANIFEST = "predictions.json"
 PRECISIONS = {"float16": torch.float16, "float32": torch.float32}

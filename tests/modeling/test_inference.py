@@ -3,12 +3,8 @@
 import pytest
 import torch
 
-from mask2former_ext.modeling.inference import (
-    instance_inference,
-    masks_to_boxes,
-    panoptic_inference,
-    semantic_inference,
-)
+from mask2former_ext.modeling.inference import instance_inference, panoptic_inference, run_rules, semantic_inference
+from mask2former_ext.modeling.inference_rules import SemanticRule, masks_to_boxes
 
 FULL = 20.0
 THING, OTHER_THING, STUFF, NO_OBJECT = 0, 1, 2, 3
@@ -44,6 +40,24 @@ def test_semantic_scores_sum_class_times_mask_probability():
     masks = torch.tensor([[[0.0, FULL]], [[FULL, FULL]]])
     expected = torch.tensor([[[0.375, 0.75]], [[0.0, 0.0]], [[0.5, 0.5]]])
     torch.testing.assert_close(semantic_inference(classes, masks), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5, 7, 20])
+@pytest.mark.parametrize("chunk_size", [1, 2, 4, 7])
+def test_semantic_scores_are_those_of_any_number_of_masks_at_once(chunk_size, at_once):
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randn(7, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    masks = torch.randn(7, 2, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    expected = torch.einsum("qk,qhw->khw", classes.softmax(-1)[:, :-1], masks.sigmoid())
+    (scores,) = run_rules([SemanticRule(classes, (2, 3), at_once)], masks, lambda logits: logits, chunk_size)
+    torch.testing.assert_close(scores, expected)
+    weights = torch.randn(scores.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad((result * weights).sum(), (classes, masks)) for result in (scores, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_no_queries_give_scores_of_zero():
+    assert torch.equal(semantic_inference(torch.zeros(0, 4), torch.zeros(0, 2, 3)), torch.zeros(3, 2, 3))
 
 
 def test_panoptic_gives_each_pixel_to_the_surest_segment():

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from mask2former_ext.modeling.inference import masks_to_boxes
+from mask2former_ext.modeling.inference_rules import masks_to_boxes
 from mask2former_ext.modeling.test_time_augmentation import MaskFormerWithTTA, SemanticSegmentorWithTTA, is_flipped
 
 TASKS = ("SEMANTIC", "PANOPTIC", "INSTANCE")
