@@ -19,6 +19,7 @@ from detectron2.modeling import build_model
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.solver import LRMultiplier
 from omegaconf import OmegaConf
+from pycocotools.coco import COCO
 from torch import nn
 
 from mask2former_ext.config import load_config
@@ -169,6 +170,7 @@ def test_same_evaluators(pair, monkeypatch):
     def init(self, dataset_name, tasks=None, output_dir=None, *, boundary_dilation_ratio=None):
         assert boundary_dilation_ratio is None  # TEST.BOUNDARY is off
         made.append((type(self).__name__, dataset_name, plain(tasks), output_dir))
+        self._coco_api = COCO()  # of no annotations
 
     for evaluator in EVALUATORS:
         monkeypatch.setattr(evaluator, "__init__", init)
