@@ -45,7 +45,8 @@ def test_two_thousand_iterations_with_ten_evaluations(run):
     first, last = warm[: len(warm) // 4], warm[-len(warm) // 4 :]
     growth = max(resident for _, resident, _ in last) / max(resident for _, resident, _ in first)
     assert growth <= 1.02, [resident >> 20 for _, resident, _ in footprints]
-    assert max(files for _, _, files in last) <= max(files for _, _, files in first)
+    # the least, because TensorBoard's writer opens its file for a moment now and then
+    assert min(files for _, _, files in last) <= min(files for _, _, files in first)
 
 
 def test_five_hundred_images_of_all_sizes(run):
