@@ -65,7 +65,7 @@ class SemanticRule:
         self.classes = class_logits.softmax(-1)[:, :-1]
         self.queries: Collection[int] = range(len(class_logits))
         self._size, self._summed_at_once = size, summed_at_once
-        self._scores: Tensor | None = None
+        self._scores = self.classes.new_empty(self.classes.shape[1], size[0] * size[1])
         self._summed = 0
         self._kept: Tensor | None = None
         self._num_kept = 0
@@ -91,15 +91,15 @@ class SemanticRule:
 
     def _sum(self, probabilities: Tensor) -> None:
         classes = self.classes[self._summed : self._summed + len(probabilities)].t()
+        # in place, which autocast leaves in float32; by 0, what is there at first counts for nothing
+        self._scores.addmm_(classes, probabilities, beta=min(self._summed, 1))
         self._summed += len(probabilities)
-        self._scores = classes @ probabilities if self._scores is None else self._scores.addmm_(classes, probabilities)
 
     def result(self) -> Tensor:
         """K×H×W scores, in [0, Q]."""
         self._sum_kept()
-        if self._scores is None:  # there are no queries
-            return self.classes.new_zeros(self.classes.shape[1], *self._size)
-        return self._scores.unflatten(1, self._size)
+        scores = self._scores if self._summed else self._scores.zero_()
+        return scores.unflatten(1, self._size)
 
 
 class MergingRule:
