@@ -56,6 +56,11 @@ inline std::vector<Case> all() {
   for (size_t levels = 1; levels <= many.size(); ++levels) {
     result.push_back({make_problem(3, 1, 20, 5, 3, {many.begin(), many.begin() + levels}), 0, 1, 4});
   }
+  // Queries that are the pixels, as in an encoder: levels of less than a tile of a block, of several, of one line.
+  const std::vector<std::pair<int64_t, int64_t>> pyramid{{3, 5}, {9, 10}, {1, 6}};
+  for (int64_t channels : {8, 32, 128}) {
+    result.push_back({make_problem(1, 2, channels, 3 * 5 + 9 * 10 + 1 * 6, 1, pyramid), -0.2, 1.2, 2});
+  }
   result.push_back({make_problem(33, 1, 8, 2, 1, {{2, 3}}), -0.5, 1.5, 2});
   result.push_back({make_problem(0, 2, 32, 3, 2, {{2, 3}}), 0, 1, 2});
   result.push_back({make_problem(2, 2, 32, 0, 2, {{2, 3}}), 0, 1, 2});

@@ -27,7 +27,7 @@
 #define __device__
 #define __grid_constant__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __CUDA_ARCH__ 900
 
 namespace cuda_on_cpu {
@@ -36,7 +36,7 @@ constexpr int kWarp = 32;
 constexpr size_t kStack = 256 * 1024;
 
 struct Index {
-  unsigned x = 0;
+  unsigned x = 0, y = 0, z = 0;
 };
 
 class Warp {
@@ -65,19 +65,23 @@ class Warp {
   // The number that lane ``source`` brings to the same shuffle; ``line`` tells one shuffle of the program from another.
   template <typename T>
   T exchange(unsigned mask, T number, int source, int line) {
-    static_assert(sizeof(T) <= sizeof(uint64_t));
-    Lane& mine = lanes_[current_];
-    std::memcpy(&mine.slots[mine.shuffles % 2], &number, sizeof(T));
-    mine.mask = mask;
-    mine.line = line;
-    ++mine.shuffles;
-    wait();  // until all lanes have come to their shuffles; the next number goes to the other slot
+    const int slot = offer(mask, number, line);
     if (source < 0 || source >= kWarp || !(mask >> source & 1)) {
       check::that(false, "a shuffle reads lane " + std::to_string(source) + ", which is not in its mask");
       return number;
     }
     T result;
-    std::memcpy(&result, &lanes_[source].slots[(mine.shuffles - 1) % 2], sizeof(T));
+    std::memcpy(&result, &lanes_[source].slots[slot], sizeof(T));
+    return result;
+  }
+
+  // Whether any lane of the mask brings true to the same vote.
+  bool any(unsigned mask, bool condition, int line) {
+    const int slot = offer(mask, uint64_t{condition}, line);
+    bool result = false;
+    for (int i = 0; i < kWarp; ++i) {
+      result |= (mask >> i & 1) && lanes_[i].slots[slot];
+    }
     return result;
   }
 
@@ -119,6 +123,21 @@ class Warp {
     warp.lanes_[warp.current_].done = true;
     start_switch(nullptr, warp.scheduler_stack_, warp.scheduler_stack_size_);
     setcontext(&warp.scheduler_);
+  }
+
+  // Puts a number down for other lanes and waits until all have come to their shuffles. Returns the slot that the numbers
+  // lie in; the next ones go to the other.
+  template <typename T>
+  int offer(unsigned mask, T number, int line) {
+    static_assert(sizeof(T) <= sizeof(uint64_t));
+    Lane& mine = lanes_[current_];
+    const int slot = mine.shuffles % 2;
+    std::memcpy(&mine.slots[slot], &number, sizeof(T));
+    mine.mask = mask;
+    mine.line = line;
+    ++mine.shuffles;
+    wait();
+    return slot;
   }
 
   void resume() {
@@ -178,17 +197,22 @@ inline Warp warp;
 
 }  // namespace cuda_on_cpu
 
-inline cuda_on_cpu::Index threadIdx, blockIdx;
+inline cuda_on_cpu::Index threadIdx, blockIdx, gridDim;
 
 namespace cuda_on_cpu {
 
-// kernel<<<blocks, threads>>>(arguments...)
-template <typename Kernel, typename... Arguments>
-void launch(Kernel kernel, unsigned blocks, unsigned threads, const Arguments&... arguments) {
+// kernel<<<grid, threads>>>(arguments...), where grid has x, y and z
+template <typename Kernel, typename Grid, typename... Arguments>
+void launch(Kernel kernel, const Grid& grid, unsigned threads, const Arguments&... arguments) {
   bool together = true;
-  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
-    for (unsigned first = 0; first < threads; first += kWarp) {
-      together &= warp.run(first, [&] { kernel(arguments...); }, threadIdx);
+  gridDim = {grid.x, grid.y, grid.z};
+  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z) {
+    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
+      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
+        for (unsigned first = 0; first < threads; first += kWarp) {
+          together &= warp.run(first, [&] { kernel(arguments...); }, threadIdx);
+        }
+      }
     }
   }
   check::that(together, "a shuffle whose mask names lanes that do not take part in it");
@@ -211,6 +235,10 @@ T __shfl_xor_sync(unsigned mask, T number, int bits, int width, int line = __bui
     check::that(false, "a shuffle leaves its group");
   }
   return cuda_on_cpu::warp.exchange(mask, number, lane ^ bits, line);
+}
+
+inline bool __any_sync(unsigned mask, bool condition, int line = __builtin_LINE()) {
+  return cuda_on_cpu::warp.any(mask, condition, line);
 }
 
 template <typename T>

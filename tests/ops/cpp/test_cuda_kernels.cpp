@@ -6,6 +6,7 @@
 #include "../../../mask2former_ext/ops/csrc/cuda/backward.cuh"
 #include "../../../mask2former_ext/ops/csrc/cuda/forward.cuh"
 #include "../../../mask2former_ext/ops/csrc/cuda/grad_value.cuh"
+#include "../../../mask2former_ext/ops/csrc/cuda/launch.h"
 #include "cases.h"
 #include "check.h"
 #include "naive.h"
@@ -17,15 +18,23 @@ namespace {
 using cases::Case;
 using check::Array;
 
+// As many blocks as the operator launches, but for one image each: what it does with more images than GPUs take blocks.
+template <int GROUP>
+Grid grid_for_one_image(const Sizes& sizes) {
+  Grid grid = grid_of<GROUP>(sizes);
+  grid.z = 1;
+  return grid;
+}
+
 template <typename T, typename Index>
 void run_forward(const Problem& p, const Array<T>& value, const naive::Inputs& inputs, const Array<T>& output) {
   using A = Accumulator<T>;
   const Sizes sizes(p);
   const Array<A> locations(inputs.locations), weights(inputs.weights);
-  choose_group<T>(sizes.channels, true, [&](auto count, auto group) {
+  choose_variant<T>(sizes, true, [&](auto count, auto group, auto) {
     cuda_on_cpu::launch(
-        forward_kernel<T, Index, count.value, group.value>, blocks_for(sizes, group.value), kThreads, sizes,
-        value.data(), locations.data(), weights.data(), output.data());
+        forward_kernel<T, Index, count.value, group.value>, grid_for_one_image<group.value>(sizes),
+        Tile<group.value>::kThreads, sizes, value.data(), locations.data(), weights.data(), output.data());
   });
 }
 
@@ -47,10 +56,10 @@ struct Arrays {
 template <typename T, typename Index, typename Adder>
 void run_backward(const Problem& p, const Arrays<T>& arrays, const Adder& adder) {
   const Sizes sizes(p);
-  choose_group<T>(sizes.channels, true, [&](auto count, auto group) {
+  choose_variant<T>(sizes, true, [&](auto count, auto group, auto) {
     cuda_on_cpu::launch(
-        backward_kernel<T, Index, count.value, group.value, Adder>, blocks_for(sizes, group.value), kThreads, sizes,
-        arrays.grad_output.data(), arrays.value.data(), arrays.locations.data(), arrays.weights.data(), adder,
+        backward_kernel<T, Index, count.value, group.value, Adder>, grid_of<group.value>(sizes),
+        Tile<group.value>::kThreads, sizes, arrays.grad_output.data(), arrays.value.data(), arrays.locations.data(), arrays.weights.data(), adder,
         arrays.grad_locations.data(), arrays.grad_weights.data());
   });
 }
@@ -109,24 +118,50 @@ void test_case(const Case& c, double tolerance, std::mt19937& generator) {
   }
   const Array<T> value(inputs.value);
   const auto expected = naive::forward(p, inputs);
-  const Array<T> narrow(inputs.grad_output.size()), wide(inputs.grad_output.size());
-  run_forward<T, int32_t>(p, value, inputs, narrow);
-  run_forward<T, int64_t>(p, value, inputs, wide);
-  check::close(narrow.numbers(), expected, tolerance, describe(c, "CUDA", "forward"));
-  check::that(narrow.numbers() == wide.numbers(), describe(c, "CUDA", "forward with wide indices"));
+  const bool is_float = std::is_same_v<T, float>;  // which stands for all where the type makes no difference
+  const Array<T> output(inputs.grad_output.size()), wide(inputs.grad_output.size());
+  run_forward<T, uint32_t>(p, value, inputs, output);
+  check::close(output.numbers(), expected, tolerance, describe(c, "CUDA", "forward"));
+  if (is_float) {
+    run_forward<T, uint64_t>(p, value, inputs, wide);
+    check::that(output.numbers() == wide.numbers(), describe(c, "CUDA", "forward with wide addresses"));
+  }
   if (samples > 0) {
     const naive::Gradients gradients = naive::backward(p, inputs);
-    test_floating<T, int32_t>(c, inputs, gradients, tolerance);
-    if (std::is_same_v<T, float>) {
-      test_floating<T, int64_t>(c, inputs, gradients, tolerance);
+    test_floating<T, uint32_t>(c, inputs, gradients, tolerance);
+    if (is_float) {
+      test_floating<T, uint64_t>(c, inputs, gradients, tolerance);
     }
-    test_fixed_point<T, int32_t>(c, inputs, gradients, tolerance);
+    if (is_float || std::is_same_v<T, double>) {
+      test_fixed_point<T, uint32_t>(c, inputs, gradients, tolerance);
+    }
   }
+}
+
+// Two pixels in a line, of which the left one alone counts: the right one is NaN, and samples lie left of the middle of the
+// left one, or outside.
+void test_pixels_outside() {
+  const Problem p = cases::make_problem(1, 1, 32, 1, 2, {{1, 2}});
+  std::vector<double> value(64, 3), grad_output(32, 1);
+  std::fill(value.begin() + 32, value.end(), std::numeric_limits<double>::quiet_NaN());
+  const naive::Inputs inputs{value, {0, 0.5, -2, 0.5}, {0.5, 1}, grad_output};
+  const Array<float> output(32);
+  run_forward<float, uint32_t>(p, Array<float>(value), inputs, output);
+  check::close(output.numbers(), std::vector<double>(32, 0.75), 1e-6, "CUDA forward beside NaN");
+  const Arrays<float> arrays(inputs);
+  const Array<float> grad_value(std::vector<double>(64, 0));
+  run_backward<float, uint32_t>(p, arrays, FloatingAdder<float>{grad_value.data()});
+  std::vector<double> expected(64, 0);
+  std::fill_n(expected.begin(), 32, 0.25);
+  check::close(grad_value.numbers(), expected, 1e-6, "CUDA backward beside NaN: value");
+  check::close(arrays.grad_weights.numbers(), {48, 0}, 1e-6, "CUDA backward beside NaN: weights");
+  check::close(arrays.grad_locations.numbers(), {96, -24, 0, 0}, 1e-6, "CUDA backward beside NaN: locations");
 }
 
 }  // namespace
 
 void test_kernels() {
+  test_pixels_outside();
   std::mt19937 generator(0);
   for (const Case& c : cases::all()) {
     test_case<float>(c, 1e-5, generator);

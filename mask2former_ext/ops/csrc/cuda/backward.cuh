@@ -2,15 +2,15 @@
 
 #pragma once
 
-#include "launch.h"
 #include "sampling.cuh"
+#include "tiles.cuh"
 #include "vectors.cuh"
 
 namespace mask2former_ext::cuda {
 
 // Rows are shared out as in the forward kernel. Adder, of grad_value.cuh, takes what belongs to the gradient of value.
 template <typename T, typename Index, int COUNT, int GROUP, typename Adder>
-__global__ void __launch_bounds__(kThreads) backward_kernel(
+__global__ void __launch_bounds__(Tile<GROUP>::kThreads, Tile<GROUP>::kBlocks) backward_kernel(
     const __grid_constant__ Sizes sizes,
     const T* __restrict__ grad_output,
     const T* __restrict__ value,
@@ -20,73 +20,86 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(
     Accumulator<T>* __restrict__ grad_locations,
     Accumulator<T>* __restrict__ grad_weights) {
   using A = Accumulator<T>;
-  constexpr int kStep = COUNT * GROUP;
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / GROUP;
-  if (row >= sizes.rows) {
+  const int lane = threadIdx.x % GROUP;
+  const int head = blockIdx.y;
+  const int64_t query = find_query<GROUP>(sizes);
+  if (!__any_sync(kWholeWarp, query >= 0)) {
     return;
   }
-  const int lane = threadIdx.x % GROUP;
-  const unsigned mask = group_mask<GROUP>();
-  const int head = static_cast<int>(row % sizes.heads);
-  const int64_t image = row / sizes.heads / sizes.queries;
-  const Index pixel_stride = static_cast<Index>(sizes.heads) * sizes.channels;
-  const int64_t image_offset = image * sizes.pixels * pixel_stride + head * sizes.channels;
   const int samples = sizes.levels * sizes.points;
-  const T* row_grad = grad_output + row * sizes.channels;
 
-  for (int first = 0; first < samples; first += GROUP) {
-    const int64_t my_index = row * samples + first + lane;
-    const bool has_sample = first + lane < samples;
-    const int my_level = has_sample ? (first + lane) / sizes.points : 0;
-    Sample<A, Index> mine{};
-    if (has_sample) {
-      mine = locate<A, Index>(sizes, my_level, locations + 2 * my_index, weights + my_index);
-    }
-    A my_grad_weight = 0, my_grad_x = 0, my_grad_y = 0;
-    const int count = min(GROUP, samples - first);
-    for (int i = 0; i < count; ++i) {
-      const Sample<A, Index> sample = broadcast(mine, mask, i, GROUP);
-      A products[4] = {};  // of grad_output with each corner's value, over this lane's channels
-      for (int channel = lane * COUNT; channel < sizes.channels; channel += kStep) {
-        A grads[COUNT];
-        load<T, COUNT>(row_grad + channel, grads);
+  for (int64_t image = blockIdx.z; image < sizes.batch; image += gridDim.z) {
+    const int64_t row = (image * sizes.queries + query) * sizes.heads + head;
+    const int64_t image_start = image * sizes.pixels * sizes.heads * sizes.channels;
+    const char* image_value = reinterpret_cast<const char*>(value + image_start);
+    const Adder image_adder = adder.at(image_start);
+    for (int run = 0; run < (COUNT > 1 ? 1 : sizes.channels); run += GROUP) {
+      const int channel = run + lane * COUNT;
+      const bool has_channels = COUNT > 1 || channel < sizes.channels;
+      const Addresses<T, Index, COUNT> addresses(sizes, head, channel);
+      int64_t index = row * samples + lane;  // of this lane's first point of the level
+      A grads[COUNT] = {};
+      if (query >= 0 && has_channels) {
+        load<T, COUNT>(grad_output + row * sizes.channels + channel, grads);
+      }
+      for (int level = 0; level < sizes.levels; ++level, index += sizes.points) {
+        const Index line_step = sizes.width[level] * addresses.pixel_step;
+        for (int first = 0; first < sizes.points; first += GROUP) {
+          Sample<A, Index> mine{};
+          const bool has_sample = query >= 0 && first + lane < sizes.points;
+          if (has_sample) {
+            mine = locate<A, Index>(
+                sizes, level, addresses.pixel_step, locations + 2 * (index + first), weights + index + first);
+          }
+          A my_products[4] = {};
+          const int count = min(GROUP, sizes.points - first);
+#pragma unroll 1
+          for (int i = 0; i < count; ++i) {
+            const Corners<A, Index> corners = broadcast<GROUP>(mine.corners, i);
+            const Index top_left = addresses.channels(corners.top_left);
+            Index bytes[4];
+            Packed<T, COUNT> packed[4] = {};
 #pragma unroll
-        for (int corner = 0; corner < 4; ++corner) {
-          if (sample.inside >> corner & 1) {
-            const int64_t index = image_offset + corner_pixel(sample, corner) * pixel_stride + channel;
-            A channels[COUNT];
-            load<T, COUNT>(value + index, channels);
-            const A factor = sample.weight * corner_weight(sample, corner);
-            A contribution[COUNT];
-#pragma unroll
-            for (int c = 0; c < COUNT; ++c) {
-              products[corner] += grads[c] * channels[c];
-              contribution[c] = factor * grads[c];
+            for (int corner = 0; corner < 4; ++corner) {
+              bytes[corner] = addresses.bytes(addresses.corner(top_left, corner, line_step));
+              if (has_channels && corners.inside(corner)) {
+                packed[corner] = *reinterpret_cast<const Packed<T, COUNT>*>(image_value + bytes[corner]);
+              }
             }
-            adder.add(index, contribution);
+#pragma unroll
+            for (int corner = 0; corner < 4; ++corner) {
+              A channels[COUNT], contribution[COUNT], product = 0;
+              unpack<T, COUNT>(packed[corner], channels);
+#pragma unroll
+              for (int c = 0; c < COUNT; ++c) {
+                product += grads[c] * channels[c];
+                contribution[c] = corners.factors[corner] * grads[c];
+              }
+              if (has_channels && corners.inside(corner)) {
+                image_adder.add(bytes[corner] / sizeof(T), contribution);
+              }
+              product = sum_over_group<GROUP>(product);
+              my_products[corner] = i == lane ? product : my_products[corner];
+            }
+          }
+          if (has_sample) {
+            const A(&p)[4] = my_products;
+            const A dx = mine.dx, dy = mine.dy;
+            const A top = (A(1) - dx) * p[0] + dx * p[1], bottom = (A(1) - dx) * p[2] + dx * p[3];
+            const A grad_x = (A(1) - dy) * (p[1] - p[0]) + dy * (p[3] - p[2]);
+            const A results[3] = {
+                (A(1) - dy) * top + dy * bottom,
+                mine.weight * grad_x * static_cast<A>(sizes.width[level]),
+                mine.weight * (bottom - top) * static_cast<A>(sizes.height[level])};
+            A* targets[3] = {
+                grad_weights + index + first, grad_locations + 2 * (index + first), grad_locations + 2 * (index + first) + 1};
+#pragma unroll
+            for (int k = 0; k < 3; ++k) {
+              *targets[k] = run == 0 ? results[k] : *targets[k] + results[k];
+            }
           }
         }
       }
-      A grad_weight = 0;
-#pragma unroll
-      for (int corner = 0; corner < 4; ++corner) {
-        grad_weight += corner_weight(sample, corner) * products[corner];
-      }
-      const A grad_x = (A(1) - sample.dy) * (products[1] - products[0]) + sample.dy * (products[3] - products[2]);
-      const A grad_y = (A(1) - sample.dx) * (products[2] - products[0]) + sample.dx * (products[3] - products[1]);
-      const A sum_weight = sum_over_group<GROUP>(grad_weight, mask);
-      const A sum_x = sum_over_group<GROUP>(grad_x, mask);
-      const A sum_y = sum_over_group<GROUP>(grad_y, mask);
-      if (i == lane) {
-        my_grad_weight = sum_weight;
-        my_grad_x = sum_x;
-        my_grad_y = sum_y;
-      }
-    }
-    if (has_sample) {
-      grad_weights[my_index] = my_grad_weight;
-      grad_locations[2 * my_index] = mine.weight * my_grad_x * static_cast<A>(sizes.width[my_level]);
-      grad_locations[2 * my_index + 1] = mine.weight * my_grad_y * static_cast<A>(sizes.height[my_level]);
     }
   }
 }

@@ -17,6 +17,9 @@ template <typename A>
 struct FloatingAdder {
   A* grad_value;
 
+  __device__ __forceinline__ FloatingAdder at(int64_t index) const {
+    return {grad_value + index};
+  }
   template <int COUNT>
   __device__ __forceinline__ void add(int64_t index, const A (&x)[COUNT]) const {
     add_atomically(grad_value + index, x);
@@ -29,6 +32,9 @@ struct FixedPointAdder {
   unsigned long long* grad_value;
   const double* scale;  // one number, on the device
 
+  __device__ __forceinline__ FixedPointAdder at(int64_t index) const {
+    return {grad_value + index, scale};
+  }
   template <int COUNT>
   __device__ __forceinline__ void add(int64_t index, const A (&x)[COUNT]) const {
     const double factor = *scale;

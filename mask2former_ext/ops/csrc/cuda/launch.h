@@ -1,61 +1,71 @@
-// How kernels are launched: how many threads, how many of them share a head, how wide an index is.
+// How kernels are launched: how many lanes share a head, how wide an address is, how many blocks there are.
 
 #pragma once
 
 #include "sizes.h"
+#include "tiles.cuh"
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 
 namespace mask2former_ext::cuda {
 
-constexpr int kThreads = 256;
+// Blocks as (tile, head, image).
+struct Grid {
+  unsigned x, y, z;
+};
 
-inline unsigned blocks_for(const Sizes& sizes, int group) {
-  const int64_t blocks = (sizes.rows * group + kThreads - 1) / kThreads;
-  TORCH_CHECK(
-      blocks <= std::numeric_limits<int>::max(), "ms_deform_attn: ", sizes.rows, " rows are too many for one launch");
-  return static_cast<unsigned>(blocks);
+// As many blocks along y and z as GPUs take: there may be more images, which kernels go through in turns.
+template <int GROUP>
+Grid grid_of(const Sizes& sizes) {
+  constexpr int kMost = 65535;
+  const int64_t tiles = count_tiles<GROUP>(sizes);
+  TORCH_CHECK_VALUE(
+      tiles <= std::numeric_limits<int>::max(), "ms_deform_attn: ", sizes.queries, " queries are too many for one launch");
+  TORCH_CHECK_VALUE(
+      sizes.heads <= kMost, "ms_deform_attn: at most ", kMost, " heads on CUDA devices, got ", sizes.heads);
+  return {
+      static_cast<unsigned>(tiles),
+      static_cast<unsigned>(sizes.heads),
+      static_cast<unsigned>(std::min<int64_t>(sizes.batch, kMost))};
 }
 
-// Calls launch(COUNT, GROUP) with how many channels a lane takes at once and how many lanes share a head. Here alone is that
-// choice made: 16 bytes a lane where heads are 8 to 128 wide in powers of two and lie on 16-byte borders, else one channel.
+template <int VALUE>
+using Constant = std::integral_constant<int, VALUE>;
+
+// Calls launch(COUNT, GROUP, Index()) with how many channels a lane takes at once, how many lanes share a head, and the type of
+// addresses within an image. Here alone is that choice made: 16 bytes a lane where heads are 8 to 128 wide in powers of two and
+// lie on 16-byte borders, else one channel; 32 bits where they suffice.
 template <typename T, typename Launch>
-void choose_group(int channels, bool aligned, Launch launch) {
+void choose_variant(const Sizes& sizes, bool aligned, Launch launch) {
+  const auto with_addresses = [&](auto count, auto group) {
+    const int64_t units = sizes.pixels * sizes.heads * (sizes.channels / count.value);
+    if (units <= std::numeric_limits<uint32_t>::max() / 16) {
+      launch(count, group, uint32_t{});
+    } else {
+      launch(count, group, uint64_t{});
+    }
+  };
   constexpr int kCount = 16 / sizeof(T);
-  const int group = channels / kCount;
-  if (aligned && channels % kCount == 0) {
-    switch (group) {
+  if (aligned && sizes.channels % kCount == 0) {
+    switch (sizes.channels / kCount) {
       case 1:
-        return launch(std::integral_constant<int, kCount>{}, std::integral_constant<int, 1>{});
+        return with_addresses(Constant<kCount>{}, Constant<1>{});
       case 2:
-        return launch(std::integral_constant<int, kCount>{}, std::integral_constant<int, 2>{});
+        return with_addresses(Constant<kCount>{}, Constant<2>{});
       case 4:
-        return launch(std::integral_constant<int, kCount>{}, std::integral_constant<int, 4>{});
+        return with_addresses(Constant<kCount>{}, Constant<4>{});
       case 8:
-        return launch(std::integral_constant<int, kCount>{}, std::integral_constant<int, 8>{});
+        return with_addresses(Constant<kCount>{}, Constant<8>{});
       case 16:
-        return launch(std::integral_constant<int, kCount>{}, std::integral_constant<int, 16>{});
+        return with_addresses(Constant<kCount>{}, Constant<16>{});
       case 32:
-        return launch(std::integral_constant<int, kCount>{}, std::integral_constant<int, 32>{});
+        return with_addresses(Constant<kCount>{}, Constant<32>{});
     }
   }
-  launch(std::integral_constant<int, 1>{}, std::integral_constant<int, 32>{});
-}
-
-// Whether an offset within one image fits 32 bits.
-inline bool fits_int(const Problem& problem) {
-  return problem.pixels * problem.heads * problem.channels <= std::numeric_limits<int>::max();
-}
-
-template <typename Run>
-void with_index_type(const Problem& problem, Run run) {
-  if (fits_int(problem)) {
-    run(int32_t{});
-  } else {
-    run(int64_t{});
-  }
+  with_addresses(Constant<1>{}, Constant<32>{});
 }
 
 }  // namespace mask2former_ext::cuda

@@ -21,6 +21,10 @@ bool is_aligned(const at::Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
 }
 
+dim3 as_dim3(const Grid& grid) {
+  return {grid.x, grid.y, grid.z};
+}
+
 }  // namespace
 
 at::Tensor ms_deform_attn(
@@ -43,17 +47,15 @@ at::Tensor ms_deform_attn(
   }
   const auto stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, value.scalar_type(), "ms_deform_attn", [&] {
-    with_index_type(problem, [&](auto index) {
-      choose_group<scalar_t>(sizes.channels, is_aligned(values), [&](auto count, auto group) {
-        forward_kernel<scalar_t, decltype(index), count.value, group.value>
-            <<<blocks_for(sizes, group.value), kThreads, 0, stream>>>(
-                sizes,
-                values.const_data_ptr<scalar_t>(),
-                locations.const_data_ptr<Accumulator<scalar_t>>(),
-                weights.const_data_ptr<Accumulator<scalar_t>>(),
-                output.mutable_data_ptr<scalar_t>());
-        C10_CUDA_KERNEL_LAUNCH_CHECK();
-      });
+    choose_variant<scalar_t>(sizes, is_aligned(values), [&](auto count, auto group, auto address) {
+      forward_kernel<scalar_t, decltype(address), count.value, group.value>
+          <<<as_dim3(grid_of<group.value>(sizes)), Tile<group.value>::kThreads, 0, stream>>>(
+              sizes,
+              values.const_data_ptr<scalar_t>(),
+              locations.const_data_ptr<Accumulator<scalar_t>>(),
+              weights.const_data_ptr<Accumulator<scalar_t>>(),
+              output.mutable_data_ptr<scalar_t>());
+      C10_CUDA_KERNEL_LAUNCH_CHECK();
     });
   });
   return output;
@@ -76,7 +78,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward(
   const at::Tensor locations = sampling_locations.to(sum_type).contiguous();
   const at::Tensor weights = attention_weights.to(sum_type).contiguous();
   const bool deterministic = at::globalContext().deterministicAlgorithms();
-  const bool has_rows = sizes.rows > 0 && problem.samples() > 0;
+  const bool has_rows = sizes.has_rows() && problem.samples() > 0;
 
   at::Tensor sums = at::zeros(value.sizes(), value.options().dtype(deterministic ? at::kLong : sum_type));
   at::Tensor grad_locations = at::empty(locations.sizes(), locations.options());
@@ -89,20 +91,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward(
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, value.scalar_type(), "ms_deform_attn_backward", [&] {
     using sum_t = Accumulator<scalar_t>;
     const auto launch_with = [&](auto adder) {
-      with_index_type(problem, [&](auto index) {
-        choose_group<scalar_t>(sizes.channels, is_aligned(values) && is_aligned(grads), [&](auto count, auto group) {
-          backward_kernel<scalar_t, decltype(index), count.value, group.value>
-              <<<blocks_for(sizes, group.value), kThreads, 0, stream>>>(
-                  sizes,
-                  grads.const_data_ptr<scalar_t>(),
-                  values.const_data_ptr<scalar_t>(),
-                  locations.const_data_ptr<sum_t>(),
-                  weights.const_data_ptr<sum_t>(),
-                  adder,
-                  grad_locations.mutable_data_ptr<sum_t>(),
-                  grad_weights.mutable_data_ptr<sum_t>());
-          C10_CUDA_KERNEL_LAUNCH_CHECK();
-        });
+      const bool aligned = is_aligned(values) && is_aligned(grads);
+      choose_variant<scalar_t>(sizes, aligned, [&](auto count, auto group, auto address) {
+        backward_kernel<scalar_t, decltype(address), count.value, group.value>
+            <<<as_dim3(grid_of<group.value>(sizes)), Tile<group.value>::kThreads, 0, stream>>>(
+                sizes,
+                grads.const_data_ptr<scalar_t>(),
+                values.const_data_ptr<scalar_t>(),
+                locations.const_data_ptr<sum_t>(),
+                weights.const_data_ptr<sum_t>(),
+                adder,
+                grad_locations.mutable_data_ptr<sum_t>(),
+                grad_weights.mutable_data_ptr<sum_t>());
+        C10_CUDA_KERNEL_LAUNCH_CHECK();
       });
     };
     if (!has_rows) {
