@@ -68,6 +68,19 @@ def say(message: str) -> None:
     print(f"mask2former_ext: {message}", file=sys.stderr, flush=True)
 
 
+def require_wheels() -> None:
+    """Say what to do where setuptools cannot make a wheel; pip shows nothing but an invalid command otherwise."""
+    import setuptools
+
+    old = tuple(int(part) for part in setuptools.__version__.split(".")[:2]) < (70, 1)
+    making_wheel = {"dist_info", "bdist_wheel", "editable_wheel"} & set(sys.argv)
+    if making_wheel and old and importlib.util.find_spec("wheel") is None:
+        raise SystemExit(
+            f"mask2former_ext: setuptools {setuptools.__version__} makes no wheels by itself. "
+            "Do first: pip install --upgrade setuptools"
+        )
+
+
 def cxx_problem() -> str | None:
     """Say what speaks against compiling the C++ sources; None if nothing does."""
     if importlib.util.find_spec("torch") is None:
@@ -201,6 +214,7 @@ def cuda_arguments(cuda_home: Path, flags: list[str]) -> dict[str, Any]:
     return {"define_macros": macros, "extra_compile_args": {"cxx": flags, "nvcc": nvcc_flags}}
 
 
+require_wheels()
 setup(
     name="mask2former_ext",
     version=read_version(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ Report = dict[str, Any]
 
 
 def device(text: str) -> torch.device:
-    chosen = torch.device(text)
-    if chosen.type not in ("cpu", "cuda"):
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", text)
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text} is neither cpu nor cuda")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{text} was asked for, but torch sees no GPU here")
+    chosen = torch.device(text)
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type == "cuda" and seen <= int(match.group(1) or 0):
+        raise argparse.ArgumentTypeError(
+            f"{text} was asked for, but torch sees {f'only {seen}' if seen else 'no GPU'} here"
+        )
     return chosen
 
 

@@ -132,6 +132,6 @@ def find_implementations(device: torch.device) -> tuple[list[Implementation], di
     for name, find in FINDERS.items():
         try:
             found.append(find(device))
-        except (ImportError, AttributeError, RuntimeError) as error:
-            absent[name] = " ".join(f"{error}".split())
+        except Exception as error:  # whatever another package raises when it is imported is no reason to end
+            absent[name] = " ".join(f"{error}".split()) or type(error).__name__
     return found, absent

@@ -7,12 +7,18 @@ import importlib
 import logging
 import os
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import torch
 
 logger = logging.getLogger(__name__)
 
 REFERENCE_SWITCH = "MASK2FORMER_EXT_REFERENCE_OPS"
+OPERATORS = (
+    *("ms_deform_attn", "ms_deform_attn_backward", "ms_deform_attn_fused", "ms_deform_attn_fused_backward"),
+    *("panoptic_merge", "build_info"),
+)
 REBUILD = "pip install --no-build-isolation -e . (from a checkout of mask2former_ext)"
 
 
@@ -39,7 +45,7 @@ class Extension:
 
 @functools.cache
 def load_extension() -> Extension:
-    """Load the compiled library, once a process; a missing or unfitting one is no error.
+    """Load the compiled library, once a process; a missing, unfitting or outdated one is no error.
 
     The environment variable MASK2FORMER_EXT_REFERENCE_OPS=1 leaves it out, to compare with plain PyTorch.
     """
@@ -48,11 +54,22 @@ def load_extension() -> Extension:
     try:
         importlib.import_module("mask2former_ext._C")
     except ImportError as error:
-        return Extension(loaded=False, problem=f"{error}")
+        return Extension(loaded=False, problem=f"{error}{_of_other_pythons()}")
+    # An editable installation whose sources were updated keeps the library that was compiled before.
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.mask2former_ext, name)]
+    if missing:
+        return Extension(loaded=False, problem=f"the compiled library is older than these sources: no {missing[0]}")
     lines = torch.ops.mask2former_ext.build_info().splitlines()
     info = dict(line.split("=", maxsplit=1) for line in lines)
     architectures = tuple(info.pop("cuda_architectures", "").replace(";", " ").split())
     return Extension(loaded=True, cuda_architectures=architectures, **info)
+
+
+def _of_other_pythons() -> str:
+    """Which compiled libraries lie in the package that this Python does not load; empty where there are none."""
+    names = sorted(path.name for path in Path(__file__).parents[1].glob("_C.*.so"))
+    others = [name for name in names if name.removeprefix("_C") not in EXTENSION_SUFFIXES]
+    return f"; there is one of another Python: {', '.join(others)}" if others else ""
 
 
 def serves_capability(architectures: tuple[str, ...], capability: tuple[int, int]) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import registration  # noqa: F401  (gives the compiled operators autograd, fake kernels and autocast)
 from .extension import uses_compiled
-from .reference import ms_deform_attn_reference
+from .reference import LOW_PRECISION, ms_deform_attn_reference
+from .registration import refuse_forward_mode  # registers autograd, fake kernels and autocast, too
+
+FLOATING = (torch.float32, torch.float64, *LOW_PRECISION)
 
 
 def ms_deform_attn(
@@ -40,14 +42,42 @@ def ms_deform_attn(
     Raises:
         ValueError: shapes, dtypes or devices disagree, or level starts are not those of levels laid end to end.
         RuntimeError: the operators were compiled for other GPUs than this one; says how to build them.
+        NotImplementedError: a compiled operator is asked for a second or a forward-mode derivative.
     """
     if uses_compiled(value.device.type, value.device.index):
+        refuse_forward_mode(value, sampling_locations, attention_weights)
         return torch.ops.mask2former_ext.ms_deform_attn(
             value, spatial_shapes, level_start_index, sampling_locations, attention_weights
         )
+    _check_types(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     level_shapes = [(int(h), int(w)) for h, w in spatial_shapes.tolist()]
     _check_shapes(value, level_shapes, level_start_index.tolist(), sampling_locations, attention_weights)
     return ms_deform_attn_reference(value, level_shapes, sampling_locations, attention_weights)
+
+
+def _check_types(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> None:
+    for name, tensor in (("spatial_shapes", spatial_shapes), ("level_start_index", level_start_index)):
+        if tensor.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"ms_deform_attn: {name} must be int64, got {tensor.dtype}.")
+    if spatial_shapes.dim() != 2 or spatial_shapes.shape[1] != 2 or level_start_index.dim() != 1:
+        raise ValueError(
+            "ms_deform_attn takes spatial_shapes L×2 (height, width) and level_start_index L, got shapes "
+            f"{tuple(spatial_shapes.shape)} and {tuple(level_start_index.shape)}."
+        )
+    floating = {"value": value, "sampling_locations": sampling_locations, "attention_weights": attention_weights}
+    for name, tensor in floating.items():
+        if tensor.dtype not in FLOATING:
+            raise ValueError(
+                f"ms_deform_attn: {name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}."
+            )
+        if tensor.device != value.device:
+            raise ValueError(f"ms_deform_attn: value is on {value.device}, but {name} on {tensor.device}.")
 
 
 def _check_shapes(

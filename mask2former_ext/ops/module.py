@@ -15,6 +15,7 @@ from .extension import uses_fused
 from .functional import ms_deform_attn
 from .linear import Linear
 from .reference import ms_deform_attn_reference
+from .registration import refuse_forward_mode
 
 
 class MSDeformAttn(nn.Module):
@@ -27,8 +28,16 @@ class MSDeformAttn(nn.Module):
             n_levels: levels L.
             n_heads: heads M; must divide ``d_model``.
             n_points: points P a head samples on each level.
+
+        Raises:
+            ValueError: a number is below 1, or ``n_heads`` does not divide ``d_model``.
         """
         super().__init__()
+        if min(d_model, n_levels, n_heads, n_points) < 1:
+            raise ValueError(
+                f"MSDeformAttn: d_model {d_model}, n_levels {n_levels}, n_heads {n_heads} and n_points {n_points} must "
+                "all be at least 1."
+            )
         if d_model % n_heads:
             raise ValueError(f"MSDeformAttn: d_model {d_model} is not divisible by n_heads {n_heads}.")
         self.d_model, self.n_levels, self.n_heads, self.n_points = (d_model, n_levels, n_heads, n_points)
@@ -66,7 +75,8 @@ class MSDeformAttn(nn.Module):
 
         Args:
             query: B×Q×C.
-            reference_points: B×Q×L×2, (x, y) in [0, 1]; or B×Q×L×4, boxes (center x, center y, width, height).
+            reference_points: B×Q×L×2, (x, y) in [0, 1]; or B×Q×L×4, boxes (center x, center y, width, height). B, Q
+                and L may be 1 where they are the same for all.
             input_flatten: B×S×C, the levels' pixels one after another.
             input_spatial_shapes: L×2 int64, (height, width). The same as numbers asks for plain PyTorch: a graph that
                 holds for other sizes too, which exporters can take apart.
@@ -84,11 +94,15 @@ class MSDeformAttn(nn.Module):
         samples = (batch, queries, self.n_heads, self.n_levels, self.n_points)
         offsets = self.sampling_offsets(query).view(*samples, 2)
         logits = self.attention_weights(query).view(samples)
-        if reference_points.shape[-1] not in (2, 4):
-            raise ValueError(f"reference_points need 2 or 4 coordinates, got shape {tuple(reference_points.shape)}.")
+        if reference_points.dim() != 4 or reference_points.shape[-1] not in (2, 4):
+            raise ValueError(
+                f"reference_points must be B×Q×L with 2 or 4 coordinates, got shape {tuple(reference_points.shape)}."
+            )
         if isinstance(input_spatial_shapes, Tensor) and uses_fused(query.device.type, query.device.index):
+            references = reference_points.expand(batch, queries, self.n_levels, -1)
+            refuse_forward_mode(value, references, offsets, logits)
             sampled = torch.ops.mask2former_ext.ms_deform_attn_fused(
-                value, input_spatial_shapes, input_level_start_index, reference_points, offsets, logits
+                value, input_spatial_shapes, input_level_start_index, references, offsets, logits
             )
         else:
             locations = sampling_locations(reference_points, offsets, input_spatial_shapes)

@@ -31,7 +31,9 @@ def ms_deform_attn_reference(
     batch, _, heads, width = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
     dtype = torch.float32 if value.dtype in LOW_PRECISION else value.dtype
-    grid = (2 * sampling_locations.to(dtype) - 1).permute(3, 0, 2, 1, 4, 5)  # L×B×M×Q×P×2
+    # All is zero from half a pixel beyond the level on; of infinity grid_sample would make NaN.
+    locations = sampling_locations.to(dtype).clamp(-1, 2)
+    grid = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5)  # L×B×M×Q×P×2
     weights = attention_weights.to(dtype).permute(3, 0, 2, 1, 4)  # L×B×M×Q×P
     levels = value.to(dtype).split([height * width_ for height, width_ in level_shapes], dim=1)
 

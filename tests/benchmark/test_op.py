@@ -150,6 +150,27 @@ def test_peers_that_are_there_get_what_they_take(monkeypatch):
     assert report["not_installed"] == {}
 
 
+def test_a_peer_that_cannot_even_be_imported_is_absent(monkeypatch):
+    def fail(device):
+        raise AssertionError("ms_deform_attn_forward miss in module _ext")
+
+    monkeypatch.setitem(op_peers.FINDERS, "mmcv", fail)
+    assert find_implementations(CPU)[1]["mmcv"] == "ms_deform_attn_forward miss in module _ext"
+
+
+def test_a_peer_that_fails_for_the_whole_batch_alone_has_a_problem(monkeypatch):
+    def call(inputs):
+        if len(inputs.value) > 1:
+            raise RuntimeError("too large a batch")
+        return right(inputs)
+
+    right = with_implementations(monkeypatch)
+    with_implementations(monkeypatch, peer=call)
+    rows = by_name(run_op_benchmark(OPTIONS))
+    assert rows["forward", "peer"]["problem"] == "RuntimeError: too large a batch"
+    assert rows["backward", "peer"]["median_ms"] is None and rows["forward", "reference"]["median_ms"] > 0
+
+
 def with_implementations(monkeypatch, **calls):
     reference = op_peers.FINDERS["reference"](CPU)
     implementations = [Implementation(name, call) for name, call in calls.items()]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mask2former_ext.ops import ms_deform_attn
 from mask2former_ext.ops.registration import LIBRARY
 
 # The fused operator is for the CPU alone.
@@ -36,6 +37,48 @@ def test_opcheck_and_gradcheck_of_the_fused_operator(make_inputs, coordinates):
     leaves = [x.requires_grad_() for x in (value, reference, locations, weights)]
     torch.library.opcheck(fused, (leaves[0], shapes, starts, *leaves[1:]))
     assert torch.autograd.gradcheck(lambda v, *rest: fused(v, shapes, starts, *rest), leaves)
+
+
+@on_the_cpu
+def test_fused_gradients_of_no_points_at_all_are_laid_out_as_tracing_says(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs(points=0)
+    strided = value.transpose(1, 2).contiguous().transpose(1, 2)
+    inputs = (strided, shapes, starts, torch.rand(2, 3, 3, 2), locations, weights)
+    gradients = torch.ops.mask2former_ext.ms_deform_attn_fused_backward(torch.randn(2, 3, 8), *inputs)
+    assert all(gradient.is_contiguous() and not gradient.any() for gradient in gradients)
+
+
+def test_second_derivatives_are_refused(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs()
+    (gradient,) = torch.autograd.grad(
+        op(value.requires_grad_(), shapes, starts, locations.requires_grad_(), weights).sum(), value, create_graph=True
+    )
+    with pytest.raises(NotImplementedError, match=r"no second derivative.*MASK2FORMER_EXT_REFERENCE_OPS=1"):
+        gradient.square().sum().backward()
+
+
+@on_the_cpu
+def test_second_derivatives_of_the_fused_operator_are_refused(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs()
+    output = fused(value.requires_grad_(), shapes, starts, torch.rand(2, 3, 3, 2).to(value), locations, weights)
+    (gradient,) = torch.autograd.grad(output.square().sum(), value, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        gradient.square().sum().backward()
+
+
+def test_forward_mode_derivatives_are_refused(make_inputs):
+    value, shapes, starts, locations, weights = make_inputs()
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda x: ms_deform_attn(x, shapes, starts, locations, weights), (value,), (value,))
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_inputs_without_data_beside_others_are_refused(make_inputs, position):
+    """One tensor on meta takes the whole call to the fake kernel, which has no results to give."""
+    inputs = list(make_inputs())
+    inputs[position] = inputs[position].to("meta")
+    with pytest.raises(ValueError, match="meta"):
+        op(*inputs)
 
 
 @on_the_cpu

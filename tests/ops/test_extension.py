@@ -73,6 +73,24 @@ def test_a_library_that_does_not_load_is_no_error(monkeypatch):
     assert not found.loaded and "undefined symbol" in found.problem
 
 
+def test_a_library_of_older_sources_is_left_out(monkeypatch):
+    monkeypatch.setattr(extension, "OPERATORS", (*extension.OPERATORS, "of_a_later_version"))
+    found = extension.load_extension.__wrapped__()
+    assert not found.loaded and "older than these sources: no of_a_later_version" in found.problem
+
+
+def test_a_library_of_another_python_is_named(monkeypatch, tmp_path):
+    def fail(name):
+        raise ModuleNotFoundError("No module named 'mask2former_ext._C'")
+
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "_C.cpython-27-x86_64-linux-gnu.so").touch()
+    monkeypatch.setattr(extension.importlib, "import_module", fail)
+    monkeypatch.setattr(extension, "__file__", str(tmp_path / "ops" / "extension.py"))
+    problem = extension.load_extension.__wrapped__().problem
+    assert problem.endswith("; there is one of another Python: _C.cpython-27-x86_64-linux-gnu.so")
+
+
 def test_a_variable_leaves_the_library_out(monkeypatch):
     monkeypatch.setenv(extension.REFERENCE_SWITCH, "1")
     found = extension.load_extension.__wrapped__()

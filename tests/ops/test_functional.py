@@ -61,6 +61,17 @@ def test_locations_inside_outside_and_on_the_border(implementation, make_inputs,
     assert_equals_naive(make_inputs(spread=spread))
 
 
+@pytest.mark.parametrize("far", [math.inf, -math.inf, 3e38])
+def test_locations_infinitely_far_away_are_outside(implementation, make_inputs, far):
+    value, shapes, starts, locations, weights = make_inputs(torch.float32)
+    locations[0] = far
+    leaves = [x.requires_grad_() for x in (value, locations, weights)]
+    output = ms_deform_attn(value, shapes, starts, locations, weights)
+    gradients = torch.autograd.grad(output.sum(), leaves)
+    assert not output[0].any() and not any(gradient[0].any() for gradient in gradients)
+    assert output[1].any() and all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_locations_on_pixel_centers_and_edges(implementation, make_inputs):
     value, shapes, starts, locations, weights = make_inputs(levels=((4, 8),), points=4)
     grid = torch.tensor([0.0, 1 / 16, 1 / 8, 15 / 16, 1.0])
@@ -112,6 +123,11 @@ def refusals():
     yield "heads", lambda i: i.update(value=i["value"][:, :, :1]), r"sampling_locations"
     yield "zero height", lambda i: i["shapes"].__setitem__((0, 0), 0), r"level"
     yield "negative", lambda i: i["shapes"].neg_(), r"level"
+    yield "fractions", lambda i: i.update(shapes=i["shapes"].double()), r"must be int64"
+    yield "three sides", lambda i: i.update(shapes=i["shapes"][:, [0, 1, 1]]), r"height, width"
+    yield "whole values", lambda i: i.update(value=i["value"].long()), r"value must be float32"
+    yield "yes or no", lambda i: i.update(weights=i["weights"].bool()), r"attention_weights must be float32"
+    yield "whole locations", lambda i: i.update(locations=i["locations"].int()), r"sampling_locations must be float32"
 
 
 @pytest.mark.parametrize(("change", "message"), [r[1:] for r in refusals()], ids=[r[0] for r in refusals()])

@@ -61,6 +61,15 @@ def test_the_fused_operator_gives_the_same_results_and_gradients(monkeypatch, mo
         torch.testing.assert_close(fused, composed, rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 3), (2, 1, 3), (2, 5, 1)])
+def test_reference_points_may_be_shared(implementation, module_inputs, shape):
+    module = MSDeformAttn(d_model=16, n_levels=3, n_heads=4, n_points=2)
+    query, pixels, shapes, starts = module_inputs(module)
+    points = torch.rand(*shape, 2)
+    expected = module(query, points.expand(2, 5, 3, 2).contiguous(), pixels, shapes, starts)
+    torch.testing.assert_close(module(query, points, pixels, shapes, starts), expected)
+
+
 def test_padding_counts_as_zero_value(implementation, module_inputs):
     module = MSDeformAttn(d_model=16, n_levels=3, n_heads=4, n_points=2)
     torch.nn.init.normal_(module.value_proj.bias)
@@ -70,6 +79,12 @@ def test_padding_counts_as_zero_value(implementation, module_inputs):
     output = module(query, center, pixels, shapes, starts, everything)
     torch.testing.assert_close(output, module.output_proj.bias.expand_as(output))
     assert not torch.allclose(module(query, center, pixels, shapes, starts), output)
+
+
+@pytest.mark.parametrize("numbers", [{"n_heads": 0}, {"n_levels": 0}, {"n_points": -1}])
+def test_refuses_numbers_below_one(numbers):
+    with pytest.raises(ValueError, match=f"{next(iter(numbers))} {next(iter(numbers.values()))}.*at least 1"):
+        MSDeformAttn(d_model=16, **numbers)
 
 
 def test_refuses_heads_that_do_not_divide_the_channels():

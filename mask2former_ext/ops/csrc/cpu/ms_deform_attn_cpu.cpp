@@ -168,8 +168,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_fused_
   at::Tensor grad_reference = at::zeros(reference.sizes(), reference.options());
   if (problem.samples() == 0) {
     return {
-        at::zeros_like(value), grad_reference.to(reference_points.scalar_type()), at::zeros_like(sampling_offsets),
-        at::zeros_like(attention_logits)};
+        at::zeros(value.sizes(), value.options()),
+        grad_reference.to(reference_points.scalar_type()),
+        at::zeros(sampling_offsets.sizes(), sampling_offsets.options()),
+        at::zeros(attention_logits.sizes(), attention_logits.options())};
   }
   at::Tensor locations = at::empty(offsets.sizes(), offsets.options());
   at::Tensor weights = at::empty(logits.sizes(), logits.options());
