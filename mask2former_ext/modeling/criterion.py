@@ -153,8 +153,9 @@ class SetCriterion(nn.Module):
         classes = torch.full(logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device)
         for image, ((queries, masks), target) in enumerate(zip(assignments, targets, strict=True)):
             classes[:, image].scatter_(1, queries, target.labels[masks])
-        terms = F.cross_entropy(logits.movedim(-1, 1), classes, self.empty_weight, reduction="none")
-        return terms.flatten(1).sum(1)
+        # of two axes: PyTorch has no deterministic loss of more on CUDA
+        terms = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), self.empty_weight, reduction="none")
+        return terms.view(len(predictions), -1).sum(1)
 
     def _denominators(
         self, counts: Sequence[int], num_queries: int, device: torch.device

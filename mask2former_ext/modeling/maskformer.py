@@ -17,6 +17,7 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from ..classes import thing_labels
 from .compilation import compile_parts
 from .criterion import SetCriterion
 from .inference import resize_masks, run_rules
@@ -123,7 +124,7 @@ class MaskFormer(nn.Module):
     @property
     def thing_classes(self) -> set[int]:
         """Indices of the classes that are things, by ``metadata``."""
-        return set(getattr(self.metadata, "thing_dataset_id_to_contiguous_id", {}).values())
+        return thing_labels(self.metadata)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Compute losses in training mode, results in evaluation mode.

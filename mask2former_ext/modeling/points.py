@@ -21,7 +21,25 @@ def sample_points(maps: Tensor, coords: Tensor) -> Tensor:
     if maps.shape[0] == 0:
         # grid_sample refuses empty batches on some devices; the product keeps the result attached to the graph
         return maps.new_zeros(0, maps.shape[1], coords.shape[1]) * maps.sum()
+    if maps.is_cuda and maps.requires_grad and torch.are_deterministic_algorithms_enabled():
+        return gather_points(maps, coords)
     return F.grid_sample(maps, 2.0 * coords[:, :, None] - 1.0, mode="bilinear", align_corners=False).squeeze(3)
+
+
+def gather_points(maps: Tensor, coords: Tensor) -> Tensor:
+    """What :func:`sample_points` returns, slower, by operations whose gradients are deterministic on CUDA too."""
+    height, width = maps.shape[2:]
+    x, y = coords[..., 0] * width - 0.5, coords[..., 1] * height - 0.5
+    left, top = x.floor(), y.floor()
+    pixels = maps.flatten(2)
+    result = maps.new_zeros(*maps.shape[:2], coords.shape[1])
+    for column, x_share in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, y_share in ((top, top + 1 - y), (top + 1, y - top)):
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            index = torch.where(inside, row.long() * width + column.long(), 0)
+            values = pixels.gather(2, index[:, None].expand(-1, pixels.shape[1], -1))
+            result = result + (x_share * y_share * inside)[:, None] * values
+    return result
 
 
 @dataclass(frozen=True)

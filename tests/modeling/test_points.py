@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mask2former_ext.modeling.points import PointSampling, RandomCoords, choose_points, sample_points
+from mask2former_ext.modeling.points import (
+    PointSampling,
+    RandomCoords,
+    choose_points,
+    gather_points,
+    sample_points,
+)
 
 
 def test_pixel_centers_give_pixels_and_between_them_their_mean():
@@ -22,6 +30,42 @@ def test_no_masks_stay_attached_to_the_graph():
     maps = torch.zeros(0, 1, 4, 4, requires_grad=True)
     points = sample_points(maps, torch.rand(0, 5, 2))
     assert points.shape == (0, 1, 5) and points.requires_grad
+
+
+def test_gathering_gives_the_same_points_and_gradients():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 2, 5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    coords = torch.rand(3, 50, 2, generator=generator, dtype=torch.float64) * 1.6 - 0.3
+    weights = torch.randn(3, 2, 50, generator=generator, dtype=torch.float64)
+    results = [function(maps, coords) for function in (sample_points, gather_points)]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad((result * weights).sum(), maps)[0] for result in results))
+
+
+class Recorder(TorchDispatchMode):
+    """Names of the operations that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_gradients_on_gpus_are_those_of_gathering(deterministic):
+    """PyTorch's gradient of grid_sample raises there. Fake tensors know no numbers, and need no GPU."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        with FakeTensorMode(), Recorder() as recorder:
+            maps = torch.zeros(2, 1, 6, 6, device="cuda:0", requires_grad=True)
+            sample_points(maps, torch.zeros(2, 9, 2, device="cuda:0"))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert recorder.names & {"grid_sampler_2d", "gather"} == {"gather" if deterministic else "grid_sampler_2d"}
 
 
 def choose(logits, *sampling):

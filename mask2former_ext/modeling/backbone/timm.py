@@ -86,7 +86,10 @@ class TimmPlainBackbone(Backbone):
 def _run(body: nn.Module, images: Tensor) -> list[Tensor]:
     try:
         return body(images)
-    except AssertionError as error:  # timm's way to say that a model was made for images of another size
+    except (AssertionError, RuntimeError) as error:
+        # timm's way to say that a model was made for images of another size, or what becomes of it where timm does not
+        if isinstance(error, RuntimeError) and "must match the size of tensor" not in str(error):
+            raise
         raise ValueError(
             f"The timm model of MODEL.TIMM.NAME does not take images of {images.shape[-2]}×{images.shape[-1]} pixels: "
             f"{error} Choose a model that takes any size, or give its size and images of that size alone: "

@@ -106,10 +106,22 @@ def test_swin_transformers_take_images_of_any_size(build):
         assert backbone(torch.randn(1, 3, height, width))["res3"].shape == (1, 32, height // 8, width // 8)
 
 
-def test_models_of_one_image_size_say_so(build):
-    backbone = build("beit_base_patch16_224", embed_dim=32, depth=4, num_heads=2)
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("beit_base_patch16_224", {"embed_dim": 32, "depth": 4, "num_heads": 2}),
+        ("hiera_tiny_224", {"embed_dim": 16, "stages": [1, 1, 1, 1]}),
+    ],
+)
+def test_models_of_one_image_size_say_so(build, name, sizes):
+    backbone = build(name, **sizes)
     with pytest.raises(ValueError, match=r"does not take images of 64×96 pixels: .*img_size"):
         backbone(torch.randn(1, 3, 64, 96))
+
+
+def test_other_errors_are_not_explained_away(build):
+    with pytest.raises(RuntimeError, match="expected input"):
+        build("test_resnet")(torch.randn(1, 5, 64, 64))
 
 
 def test_images_of_other_channel_counts(tiny_cfg, build):
