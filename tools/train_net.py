@@ -66,6 +66,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
             test_time_augmentation(cfg)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"train_net.py: {error}")
+    if args.eval_only:
+        cfg.MODEL.TIMM.PRETRAINED = False  # a download for weights that the checkpoint replaces
     cfg.freeze()
     default_setup(cfg, args)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former_ext")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
@@ -80,7 +82,7 @@ def save_backbone(weights: Mapping[str, Tensor], path: str | Path) -> None:
     if path.suffix != ".pkl":
         raise ValueError(f"The output is '{path}', but Detectron2 knows this format by the ending .pkl.")
     content = {
-        "model": {key: value.numpy() for key, value in weights.items()},
+        "model": {key: _to_numpy(value) for key, value in weights.items()},
         "__author__": "third_party",
         "matching_heuristics": True,
     }
@@ -94,6 +96,11 @@ def convert_file(source: str | Path, target: str | Path, convert: Callable[..., 
     converted = convert(weights)
     save_backbone(converted, target)
     return f"{target}: {len(converted)} tensors of the {len(weights)} in {source}. Use it with MODEL.WEIGHTS {target}"
+
+
+def _to_numpy(value: Tensor) -> np.ndarray:
+    value = value.detach()  # older files of torchvision hold parameters
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no such numbers
 
 
 def _resnet_name(key: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 
 from ..files import remove_unfinished, whole_file, write_text
 from .reading import read_checkpoint
@@ -26,7 +27,12 @@ class SafeCheckpointer(DetectionCheckpointer):
     ``save`` writes under another name first. ``resume_or_load`` resumes from the last file that can be read, and says
     which were passed over. Folders that only Detectron2's ``PathManager`` can write to (``s3://``, say) are written as
     Detectron2 does.
+
+    Attributes:
+        last_saved: what :meth:`save` was last called with; "" before the first time.
     """
+
+    last_saved = ""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)
@@ -35,7 +41,11 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Write ``name``.pth, and note it as the last checkpoint. ``kwargs`` are saved beside model and state."""
         if "://" in self.save_dir or not self.save_dir or not self.save_to_disk:
             super().save(name, **kwargs)
-            return
+        else:
+            self._save_whole(name, **kwargs)
+        self.last_saved = name
+
+    def _save_whole(self, name: str, **kwargs: Any) -> None:
         content = {"model": self.model.state_dict()}
         content |= {key: checkpointable.state_dict() for key, checkpointable in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -64,13 +74,25 @@ class SafeCheckpointer(DetectionCheckpointer):
         return next(iter(self._candidates()), "")
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """See Detectron2; resumes from the newest checkpoint that is whole.
+        """See Detectron2; resumes from the newest checkpoint that is whole. All processes that train together call it.
 
         Raises:
-            ValueError: there are checkpoints to resume from, and all are damaged.
+            ValueError: there are checkpoints to resume from, and all are damaged; or processes find different ones.
         """
-        if not resume or "://" in self.save_dir or not self.has_checkpoint():
+        if not resume or "://" in self.save_dir:
             return super().resume_or_load(path, resume=resume)
+        newest = self._newest_whole() if self.has_checkpoint() else ""
+        found = comm.all_gather(os.path.basename(newest))
+        if len(set(found)) > 1:  # they would train different models from different iterations on
+            raise ValueError(
+                f"the processes do not find the same checkpoint to resume from in '{self.save_dir}', but, by their "
+                f"rank, {found}. OUTPUT_DIR has to be one folder for all machines, on a file system that they share, "
+                "or a copy of it on each."
+            )
+        return self.load(newest) if newest else super().resume_or_load(path, resume=False)
+
+    def _newest_whole(self) -> str:
+        """The path of the newest checkpoint that is whole; ValueError if none is."""
         if self.save_to_disk:
             remove_unfinished(self.save_dir)
         damaged: list[str] = []
@@ -79,7 +101,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             if not damage:
                 if damaged:
                     logger.error("Resuming from an older checkpoint than the last: %s", candidate)
-                return self.load(candidate)
+                return candidate
             logger.error("Checkpoint %s cannot be used: %s. Trying the one before it.", candidate, damage)
             damaged.append(candidate)
         raise ValueError(

@@ -172,7 +172,8 @@ def build_dataset_mapper(cfg: CfgNode, is_train: bool = True) -> Callable[[Datas
         `DATASET_MAPPERS` Detectron2's DatasetMapper, with a warning.
 
     Raises:
-        ValueError: a key of the INPUT group cannot be used, or the training set has no ignore_label and needs one.
+        ValueError: a key of the INPUT group cannot be used, or the training set has no ignore_label and needs one,
+            or training sets have different ones.
     """
     if not is_train:
         return EvaluationMapper(cfg, is_train=False)
@@ -189,10 +190,16 @@ def build_dataset_mapper(cfg: CfgNode, is_train: bool = True) -> Callable[[Datas
 
 def _ignore_label(cfg: CfgNode) -> int:
     names = cfg.DATASETS.TRAIN
-    ignore_label = MetadataCatalog.get(names[0]).get("ignore_label") if names else None
+    labels = {name: MetadataCatalog.get(name).get("ignore_label") for name in names}
+    ignore_label = labels[names[0]] if names else None
     if ignore_label is None:
         raise ValueError(
             f"DATASETS.TRAIN is {tuple(names)}, and INPUT.DATASET_MAPPER_NAME {cfg.INPUT.DATASET_MAPPER_NAME} needs the"
             " ignore_label of its first entry: MetadataCatalog.get(NAME).set(ignore_label=255), for instance."
+        )
+    if set(labels.values()) - {ignore_label, None}:  # the others' would be trained as a class
+        raise ValueError(
+            f"DATASETS.TRAIN names datasets with different ignore_label: {labels}. One model needs one: write the same "
+            "number into the label images of all, and register them with it."
         )
     return ignore_label

@@ -216,7 +216,7 @@ def _is_wide_file(path: str) -> bool:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(5, 9)  # of no type that one can trust
     except (OSError, SyntaxError, Image.DecompressionBombError):
         return False  # the mapper reads the file, and says what is wrong with it
     return (height > width) if turned else (width > height)
@@ -230,7 +230,8 @@ def build_training_loader(cfg: CfgNode) -> Any:
         Detectron2, which cannot begin in the middle.
 
     Raises:
-        ValueError: the batch cannot be divided among processes, or ``DATALOADER.SAMPLER_TRAIN`` is unknown.
+        ValueError: the batch cannot be divided among processes, or ``DATALOADER.SAMPLER_TRAIN`` is unknown, or does not
+            do for the dataset.
     """
     records = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
@@ -272,6 +273,11 @@ def _sampler_from_config(cfg: CfgNode, records: Sequence[DatasetDict]) -> MakeSa
         ratio = node.RANDOM_SUBSET_RATIO
         return lambda seed: RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
     if name == "RepeatFactorTrainingSampler":
+        if not all("annotations" in record for record in records):
+            raise ValueError(
+                "DATALOADER.SAMPLER_TRAIN is 'RepeatFactorTrainingSampler', which counts images by the categories of "
+                f"their annotations; {', '.join(cfg.DATASETS.TRAIN)} has images without. Use TrainingSampler."
+            )
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, node.REPEAT_THRESHOLD)
         return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
     raise ValueError(

@@ -85,7 +85,12 @@ class WeightAverage:
     @torch.no_grad()
     def _exchange(self) -> None:
         # one tensor after the other, because memory may not suffice for a third set of weights
+        names: dict[tuple[int, torch.Size], str] = {}
         for name, tensor in self._current().items():
+            first = names.setdefault((tensor.data_ptr(), tensor.shape), name)
+            if first != name:  # a parameter that modules share, which is exchanged already
+                self.weights[name].copy_(self.weights[first])
+                continue
             averaged = self.weights[name].clone()
             self.weights[name].copy_(tensor)
             tensor.copy_(averaged)
@@ -96,12 +101,17 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Resume from :meth:`state_dict`; ValueError when it is of a model with other names."""
-        different = sorted(self.weights.keys() ^ state_dict["weights"].keys())
+        """Resume from :meth:`state_dict`; ValueError when it is of a model with other names or shapes."""
+        own, saved = (
+            {name: tensor.shape for name, tensor in weights.items()}
+            for weights in (self.weights, state_dict["weights"])
+        )
+        different = sorted({name for name, _ in own.items() ^ saved.items()})
         if different:
             raise ValueError(
                 f"the averaged weights of the checkpoint are of another model: {len(different)} names are in one of "
-                f"the two only, among them {different[:3]}. To do without them, append: MODEL_EMA.ENABLED False"
+                f"the two only, or of other shapes, among them {different[:3]}. To do without them, append: "
+                "MODEL_EMA.ENABLED False"
             )
         self.num_updates = state_dict["num_updates"]
         for name, tensor in state_dict["weights"].items():

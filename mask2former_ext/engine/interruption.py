@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from types import FrameType
 
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
-from fvcore.common.checkpoint import Checkpointer
+
+from ..checkpoint.writing import SafeCheckpointer
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +54,10 @@ class Interruption:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Within, a signal raises :class:`Interrupted` on the spot: for long work of which nothing is worth keeping."""
-        if self.number:
-            raise Interrupted(self.number)
         self._at_once = True
         try:
+            if self.number:
+                raise Interrupted(self.number)
             yield
         finally:
             self._at_once = False
@@ -89,7 +89,7 @@ class InterruptionHook(HookBase):
     Stands after the hooks that change what a checkpoint holds, and before evaluation.
     """
 
-    def __init__(self, interruption: Interruption, checkpointer: Checkpointer) -> None:
+    def __init__(self, interruption: Interruption, checkpointer: SafeCheckpointer) -> None:
         self._interruption = interruption
         self._checkpointer = checkpointer
 
@@ -98,11 +98,13 @@ class InterruptionHook(HookBase):
         number = self._interruption.of_all_processes()
         if number and iteration + 1 < self.trainer.max_iter:
             save_iteration(self._checkpointer, iteration)
+            # Launchers kill all processes some seconds after the first has ended, the one that still writes among them.
+            comm.synchronize()
             raise Interrupted(number)
 
 
-def save_iteration(checkpointer: Checkpointer, iteration: int) -> None:
-    """Write the checkpoint of an iteration that is complete, unless it is there; named as Detectron2 names them."""
+def save_iteration(checkpointer: SafeCheckpointer, iteration: int) -> None:
+    """Write the checkpoint of an iteration that is complete, unless this run has; named as Detectron2 names them."""
     name = f"model_{iteration:07d}"
-    if os.path.basename(checkpointer.get_checkpoint_file()) != f"{name}.pth":
+    if checkpointer.last_saved != name:
         checkpointer.save(name, iteration=iteration)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks, RotatedBoxes
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..files import whole_file
@@ -22,6 +24,14 @@ from .step import seed_step
 # What a batch may hold beside tensors and plain values: files with anything else are not read, because they could run
 # code.
 STRUCTURES = [BitMasks, Boxes, Instances, Keypoints, PackedBitMasks, PolygonMasks, RotatedBoxes]
+# What arrays of numbers (the corners of PolygonMasks) and NumPy's numbers are made of in a file.
+NUMPY = [
+    np.empty(0).__reduce__()[0],
+    np.float64(0).__reduce__()[0],
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"),
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class SavedStep:
             ValueError: it is no saved step.
         """
         try:
-            with torch.serialization.safe_globals(STRUCTURES):
+            with torch.serialization.safe_globals(STRUCTURES + NUMPY):
                 content = torch.load(path, map_location="cpu", weights_only=True)
             cfg = CfgNode.load_cfg(content["config"])
         except FileNotFoundError:
@@ -79,6 +89,7 @@ class SavedStep:
             ) from error
         on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         cfg.MODEL.DEVICE = device or ("cpu" if on_gpu and not torch.cuda.is_available() else cfg.MODEL.DEVICE)
+        cfg.MODEL.TIMM.PRETRAINED = False  # the weights are in the file, and here may be no network
         model = build_model(cfg)
         model.load_state_dict(content["model"])
         return cls(cfg, model, *(content[name] for name in ("batch", "report", "iteration", "seed", "rank")))
@@ -119,7 +130,7 @@ def replay(step: SavedStep, *, precision: torch.dtype | None = None) -> Replay:
 
     model.zero_grad()
     losses: dict[str, Tensor] = {}
-    with kept_buffers(model):
+    with kept_buffers(model), EventStorage(step.iteration):  # to which models of Detectron2 write figures of theirs
         try:
             with prepare():
                 losses = model(step.batch)
@@ -129,6 +140,6 @@ def replay(step: SavedStep, *, precision: torch.dtype | None = None) -> Replay:
             fault = str(error)
     origin = None
     if fault:
-        with prepare():
+        with prepare(), EventStorage(step.iteration):
             origin = first_non_finite_tensor(model, step.batch)
     return Replay({name: loss.item() for name, loss in losses.items()}, fault, origin)

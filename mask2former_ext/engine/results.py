@@ -10,6 +10,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from .ema import SUFFIX as AVERAGE_SUFFIX
+
 logger = logging.getLogger(__name__)
 
 # The metrics that papers report, in the order of the summary.
@@ -28,6 +30,9 @@ HEADLINE_METRICS = (
     ("boundary_sem_seg", "mIoU"),
 )
 
+# Of test-time augmentation, of the moving average of the weights, of both.
+SUFFIXES = ("", "_TTA", AVERAGE_SUFFIX, f"_TTA{AVERAGE_SUFFIX}")
+
 Results = Mapping[str, Any]
 
 
@@ -38,8 +43,14 @@ def _results_per_dataset(cfg: CfgNode, results: Results) -> Iterator[tuple[str, 
         yield names[0], results
         return
     for name in names:
-        augmented = {f"{task}_TTA": figures for task, figures in (results.get(f"{name}_TTA") or {}).items()}
-        yield name, {**(results.get(name) or {}), **augmented}
+        yield (
+            name,
+            {
+                f"{task}{suffix}": figures
+                for suffix in SUFFIXES
+                for task, figures in (results.get(f"{name}{suffix}") or {}).items()
+            },
+        )
 
 
 def failed_expectations(cfg: CfgNode, results: Results) -> list[str]:
@@ -86,7 +97,7 @@ def summary_line(cfg: CfgNode, results: Results) -> str:
     for dataset, tasks in _results_per_dataset(cfg, results):
         figures = [
             f"{task}{suffix} {metric} {tasks[task + suffix][metric]:.2f}"
-            for suffix in ("", "_TTA")
+            for suffix in SUFFIXES
             for task, metric in HEADLINE_METRICS
             if metric in tasks.get(task + suffix, {})
         ]

@@ -29,6 +29,9 @@ SaveStep = Callable[[Sequence[dict[str, Any]], str], str]
 MODEL, POINTS = range(2)
 # A loss scale below this makes losses smaller than they are: gradients that overflow then have another cause.
 SMALLEST_SCALE = 1.0
+# Settings of an optimizer's groups: by which kernels it updates, and what schedules add.
+KERNELS = ("foreach", "fused")
+OF_SCHEDULE = "initial_lr"
 
 
 class StepTrainer(SimpleTrainer):
@@ -125,8 +128,7 @@ class StepTrainer(SimpleTrainer):
         )
         last = self.non_finite_steps > self.max_non_finite_steps
         if self._save_step is not None and (last or self.non_finite_steps == 1):
-            path = self._save_step(batch, report)
-            report += f" To repeat this step: python tools/replay_batch.py {path} ."
+            report += _kept(self._save_step, batch, report)
         if last:
             raise NonFiniteError(
                 f"{report} What helps most often: a lower SOLVER.BASE_LR, SOLVER.CLIP_GRADIENTS, float32 or bfloat16 "
@@ -199,16 +201,54 @@ class StepTrainer(SimpleTrainer):
         """Resume; the scaler's state may be absent, as it is after training in another precision.
 
         By which kernels the optimizer updates is no state: it goes on by those that it was built for.
+
+        Raises:
+            ValueError: the state is of another optimizer, or of other groups of parameters.
         """
         own = self.optimizer.state_dict()["param_groups"]
         saved = state_dict["optimizer"]
+        _require_same_optimizer(saved["param_groups"], own)
         groups = [
-            group | {key: built[key] for key in ("foreach", "fused") if key in built}
-            for group, built in zip(saved["param_groups"], own, strict=False)
+            group | {key: built[key] for key in KERNELS if key in built}
+            for group, built in zip(saved["param_groups"], own, strict=True)
         ]
         super().load_state_dict(state_dict | {"optimizer": saved | {"param_groups": groups}})
         if self.grad_scaler.is_enabled() and state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _kept(save_step: SaveStep, batch: Sequence[dict[str, Any]], report: str) -> str:
+    """Keep a step, and return a sentence on how to repeat it, or on why it could not be kept."""
+    try:
+        return f" To repeat this step: python tools/replay_batch.py {save_step(batch, report)} ."
+    except OSError as error:  # of a full disk, say, which is not what training ends by
+        return f" The step could not be kept: {error}."
+
+
+def _require_same_optimizer(saved: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError if ``saved`` groups are not of the optimizer that has its ``own``.
+
+    Versions of PyTorch may add settings, or have some no more; another optimizer has others instead.
+    """
+    sizes = [[len(group["params"]) for group in groups] for groups in (saved, own)]
+    lost, new = (
+        {key for group in some for key in group} - {key for group in others for key in group} - {*KERNELS, OF_SCHEDULE}
+        for some, others in ((saved, own), (own, saved))
+    )
+    if sizes[0] == sizes[1] and not (lost and new):
+        return
+    settings = [", ".join(sorted(keys)) or "the same settings" for keys in (lost, new)]
+    raise ValueError(
+        "the checkpoint holds the state of another optimizer than the config describes: groups of "
+        f"{_shortened(sizes[0])} parameters with {settings[0]}, not of {_shortened(sizes[1])} with {settings[1]}. "
+        "Resume with the SOLVER and the frozen parts that it was trained with; or start anew from its weights, by "
+        "MODEL.WEIGHTS and without --resume."
+    )
+
+
+def _shortened(sizes: Sequence[int], limit: int = 8) -> str:
+    rest = f" … ({len(sizes)} groups)" if len(sizes) > limit else ""
+    return ", ".join(map(str, sizes[:limit])) + rest
 
 
 def seed_step(model: nn.Module, seed: int, iteration: int, rank: int) -> None:

@@ -142,10 +142,12 @@ class Trainer(DefaultTrainer):
         return self._last_tta_results
 
     def _evaluate(self, test: Callable[[CfgNode, nn.Module], dict[str, Any]]) -> dict[str, Any]:
-        both = self.cfg.MODEL_EMA.EVALUATE_BOTH
+        def test_at_once() -> dict[str, Any]:
+            with self.interruption.at_once():  # not while weights are exchanged: half of them would be saved
+                return test(self.cfg, self.model)
+
         try:
-            with self.interruption.at_once():
-                return evaluate_average(lambda: test(self.cfg, self.model), self.average, both=both)
+            return evaluate_average(test_at_once, self.average, both=self.cfg.MODEL_EMA.EVALUATE_BOTH)
         except Interrupted:
             if self.iter < self.max_iter:
                 save_iteration(self.checkpointer, self.iter)

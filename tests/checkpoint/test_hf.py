@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 import transformers
 from detectron2.data import MetadataCatalog
@@ -246,12 +247,13 @@ def test_what_this_package_cannot_hold_is_refused_by_name(part, values, message)
         from_hf(config, {})
 
 
+@pytest.mark.parametrize("path", ["facebook/{}", "/data/panoptic/models/{}", "hub/models--facebook--{}/snapshots/5e1f"])
 @pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
-def test_task_comes_from_the_record_else_from_the_name(tiny_cfg, task):
+def test_task_comes_from_the_record_else_from_the_name(tiny_cfg, task, path):
     config, weights = to_hf(tiny_cfg, build_model(tiny_cfg).state_dict())
     assert from_hf(config, weights)[0].MODEL.MASK_FORMER.TEST == tiny_cfg.MODEL.MASK_FORMER.TEST
     del config.detectron2
-    config._name_or_path = f"facebook/mask2former-swin-small-coco-{task}"
+    config._name_or_path = path.format(f"mask2former-swin-small-coco-{task}")
     test = from_hf(config, weights)[0].MODEL.MASK_FORMER.TEST
     results = (test.SEMANTIC_ON, test.INSTANCE_ON, test.PANOPTIC_ON)
     tasks = {(True, False, False): "semantic", (False, True, False): "instance", (True, True, True): "panoptic"}
@@ -278,3 +280,17 @@ def test_transformers_is_imported_only_when_used(tiny_cfg, monkeypatch):
         bridge.to_hf(tiny_cfg, {})
     with pytest.raises(ImportError, match="pip install 'transformers"):
         bridge.load_hf_model("anywhere")
+
+
+def test_no_weights_are_fetched(tiny_cfg, monkeypatch):
+    create = timm.create_model
+
+    def create_offline(name, *, pretrained, **arguments):
+        assert not pretrained
+        return create(name, **arguments)
+
+    monkeypatch.setattr(timm, "create_model", create_offline)
+    tiny_cfg.INPUT.FORMAT = "RGB"
+    tiny_cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    tiny_cfg.MODEL.TIMM.update(NAME="resnet10t", PRETRAINED=True)
+    assert not build_hf_peer(tiny_cfg).training

@@ -245,3 +245,25 @@ def test_notes_on_training(cfg, tmp_path):
     assert all(f"{key} is" in report for key in ("DEEP_SUPERVISION", "RESNETS.NORM")) and "DROPOUT: transf" in report
     peer = Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path / "hf", local_files_only=True)
     assert peer.config.dropout == 0.1 and peer.config.use_auxiliary_loss
+
+
+def test_no_config_is_lost(folder, tmp_path, swin_cfg):
+    """Least of all the one to start from, which would be left with itself as its base."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(swin_cfg.dump())
+    for config_file in (str(mine), ""):
+        with pytest.raises(
+            FileExistsError, match=r"mine\.yaml', where the converted config would go, is there already"
+        ):
+            convert_to_d2(folder, tmp_path / "mine.pth", config_file)
+    assert mine.read_text() == swin_cfg.dump() and not (tmp_path / "mine.pth").exists()
+
+    convert_to_d2(folder, tmp_path / "a.pth", str(mine))
+    first = (tmp_path / "a.yaml").read_text()
+    with pytest.raises(FileExistsError, match=r"a\.yaml"):
+        convert_to_d2(folder, tmp_path / "a.pth", str(tmp_path / "a.yaml"))
+    with pytest.raises(FileExistsError, match=r"a\.yaml"):  # chosen as the one that fits
+        convert_to_d2(folder, tmp_path / "a.pth", configs=tmp_path)
+    assert (tmp_path / "a.yaml").read_text() == first
+    convert_to_d2(folder, tmp_path / "a.pth", str(mine), ["SOLVER.MAX_ITER", "9"])
+    assert load_config(str(tmp_path / "a.yaml")).SOLVER.MAX_ITER == 9

@@ -133,3 +133,17 @@ def test_what_a_killed_process_left_is_removed(checkpointer, tmp_path):
 def test_processes_that_do_not_save_write_nothing(model, tmp_path):
     SafeCheckpointer(model, str(tmp_path), save_to_disk=False).save("model_0000001")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("elsewhere", ["", "model_0000002.pth"])
+def test_processes_that_find_different_checkpoints_are_refused(checkpointer, monkeypatch, elsewhere):
+    """As on machines that share no file system: each would train a model of its own, from another iteration on."""
+    monkeypatch.setattr(writing.comm, "all_gather", lambda found: [found, elsewhere])
+    with pytest.raises(ValueError, match=rf"by their rank, \['model_0000003\.pth', '{elsewhere}'\]\. OUTPUT_DIR has"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+def test_a_process_without_checkpoints_asks_the_others(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing.comm, "all_gather", lambda found: ["model_0000003.pth", found])
+    with pytest.raises(ValueError, match=r"by their rank, \['model_0000003\.pth', ''\]"):
+        SafeCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)

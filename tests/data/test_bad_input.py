@@ -232,6 +232,16 @@ def test_the_ignore_label_must_be_known(name, train, mapper_cfg):
     assert "ignore_label" not in MetadataCatalog.get("without_an_ignore_label").as_dict()
 
 
+def test_training_sets_must_ignore_the_same_label(mapper_cfg):
+    """Else what one of them ignores would be trained as a class, where the model has so many."""
+    MetadataCatalog.get("ignores_3").set(ignore_label=3)
+    train = (*mapper_cfg("mask_former_semantic").DATASETS.TRAIN, "ignores_3")
+    with pytest.raises(ValueError, match=r"different ignore_label: .*'ignores_3': 3"):
+        build_dataset_mapper(mapper_cfg("mask_former_semantic", "DATASETS.TRAIN", train))
+    build_dataset_mapper(mapper_cfg("mask_former_semantic", "DATASETS.TRAIN", (*train[:1], "without_an_ignore_label")))
+    MetadataCatalog.remove("ignores_3")
+
+
 def test_images_without_an_id_are_named_by_their_file(message, complete):
     del complete["image_id"]
     complete["annotations"] = [{"category_id": 9, "segmentation": SQUARE}]

@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -114,6 +115,13 @@ def test_without_sizes_files_tell_the_orientation(tmp_path, orientation, wide):
     assert module._is_wide_file(str(path)) is wide
     path.write_bytes(b"no image")
     assert module._is_wide_file(str(path)) is False
+
+
+@pytest.mark.parametrize("kind", [2, 7])  # text, bytes of any meaning
+def test_an_orientation_that_is_no_number_turns_nothing(tmp_path, kind):
+    entry = struct.pack(">HHHL", 1, 0x0112, kind, 4) + b"6666" + bytes(4)
+    Image.new("RGB", (6, 4)).save(tmp_path / "image.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08" + entry)
+    assert module._is_wide_file(str(tmp_path / "image.jpg")) is True
 
 
 def refuse(*bad):
@@ -242,6 +250,13 @@ def test_samplers(cfg):
 def test_an_unknown_sampler_is_named(cfg):
     cfg.DATALOADER.SAMPLER_TRAIN = "Sampler"
     with pytest.raises(ValueError, match="SAMPLER_TRAIN is 'Sampler'; known are TrainingSampler, "):
+        build_training_loader(cfg)
+
+
+def test_categories_are_not_counted_where_there_are_none(cfg, monkeypatch):
+    monkeypatch.setattr(module, "get_detection_dataset_dicts", lambda *args, **options: records([WIDE]))
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    with pytest.raises(ValueError, match=r"by the categories of their annotations; .* has images without\. Use"):
         build_training_loader(cfg)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from mask2former_ext.config import get_cfg_defaults
 from mask2former_ext.engine import Trainer, ema, evaluate_average, load_average
 from mask2former_ext.engine.ema import WeightAverage
+from mask2former_ext.engine.interruption import Interrupted
 
 NAME = "dataset_for_averages"
 
@@ -177,3 +180,57 @@ def test_average_of_a_checkpoint_is_evaluated(cfg, caplog):
     assert evaluate_average(lambda: {"w": fresh.weight.item()}, missing, both=True) == {"w": 8.0}
     cfg.MODEL_EMA.ENABLED = False
     assert load_average(cfg, fresh, {"ema": average.state_dict()}) is None
+
+
+def test_a_signal_while_weights_are_exchanged_waits(cfg, tmp_path, monkeypatch):
+    """Else the checkpoint would have some weights of the model and some of the average."""
+    current = WeightAverage._current
+    exchanging = []
+
+    class Signalling(dict):
+        def items(self):
+            for index, item in enumerate(super().items()):
+                yield item
+                if exchanging and index == 1:
+                    exchanging.clear()
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+    def evaluate(*args, **options):
+        own = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+        exchanging.append(own)
+        try:
+            return evaluate_average(*args, **options)
+        finally:
+            torch.testing.assert_close(dict(trainer.model.state_dict()), own, rtol=0, atol=0)
+
+    monkeypatch.setattr(WeightAverage, "_current", lambda average: Signalling(current(average)))
+    monkeypatch.setattr("mask2former_ext.engine.trainer.evaluate_average", evaluate)
+    cfg.TEST.EVAL_PERIOD = 2
+    trainer = LearnerTrainer(cfg)
+    with pytest.raises(Interrupted):
+        trainer.train()
+    assert trainer.iter == 1 and not trainer.seen
+    saved = torch.load(tmp_path / "model_0000001.pth")["model"]
+    torch.testing.assert_close(saved, trainer.model.state_dict(), rtol=0, atol=0)
+
+
+def test_parameters_that_modules_share_are_exchanged_once():
+    model = nn.ModuleDict({"one": nn.Linear(1, 1, bias=False)})
+    model["other"] = model["one"]
+    average = WeightAverage(model, 0.5)
+    before = model["one"].weight.item()
+    with torch.no_grad():
+        model["one"].weight.fill_(9.0)
+    with average.applied():
+        assert model["one"].weight.item() == before
+    assert model["one"].weight.item() == 9.0
+    assert [tensor.item() for tensor in average.weights.values()] == [before, before]
+
+
+def test_other_shapes_are_refused():
+    average = WeightAverage(Model(), 0.9)
+    weights = average.weights | {"weight": torch.ones(1, 1)}
+    with pytest.raises(
+        ValueError, match=r"1 names are in one of the two only, or of other shapes, among them \['weight'"
+    ):
+        average.load_state_dict({"weights": weights, "num_updates": 1})

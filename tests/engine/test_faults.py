@@ -8,13 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
+from detectron2.structures import Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from mask2former_ext.config import load_config
 from mask2former_ext.engine.faults import (
     NonFiniteError,
     first_non_finite_tensor,
@@ -113,6 +116,15 @@ def test_steps_are_left_out_up_to_a_limit(caplog):
             trainer.run_step()
     messages = [entry.message for entry in caplog.records if entry.levelname == "ERROR"]
     assert [message.split(" left")[0] for message in messages] == ["Step 1 of at most 2", "Step 2 of at most 2"]
+
+
+def test_a_full_disk_does_not_hide_what_went_wrong():
+    def save(batch, report):
+        raise OSError("no space left")
+
+    trainer = trainer_of(Product(), [[record(math.nan)]], save_step=save)
+    with EventStorage(), pytest.raises(NonFiniteError, match=r"iteration 0: .* could not be kept: no space left\."):
+        trainer.run_step()
 
 
 def test_the_origin_is_the_first_module_with_such_an_output():
@@ -252,6 +264,22 @@ def test_a_repeated_step_has_the_same_losses(tiny_cfg, model, batch, tmp_path):
         assert storage.latest()[name][0] == loss
 
 
+def test_pretrained_weights_are_not_fetched_for_a_step(tiny_cfg, tmp_path, monkeypatch):
+    tiny_cfg.MODEL.BACKBONE.NAME, tiny_cfg.MODEL.TIMM.NAME = "build_timm_backbone", "resnet10t"
+    model = build_model(tiny_cfg)
+    tiny_cfg.MODEL.TIMM.PRETRAINED = True
+    SavedStep(tiny_cfg, model, [], "", 7, 1, 0).save(tmp_path / "step.pth")
+    create = timm.create_model
+
+    def create_offline(name, *, pretrained, **arguments):
+        assert not pretrained
+        return create(name, **arguments)
+
+    monkeypatch.setattr(timm, "create_model", create_offline)
+    loaded = SavedStep.load(tmp_path / "step.pth").model.state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
 def test_what_is_no_step_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         SavedStep.load(tmp_path / "none.pth")
@@ -271,3 +299,21 @@ def test_a_step_from_elsewhere_runs_no_code(tmp_path):
     with pytest.raises(ValueError, match="is no step"):
         SavedStep.load(tmp_path / "step.pth")
     assert not Path("/tmp/mask2former_ext_ran_code").exists()
+
+
+def test_steps_of_mask_rcnn_can_be_repeated(tmp_path):
+    """Their batches hold polygons and, from some datasets, NumPy's numbers; their model writes figures to the log."""
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]
+    cfg = load_config(str(ROOT / "configs" / "quickstart" / "mask_rcnn_R18_FPN_coins.yaml"), overrides)
+    polygon = np.array([1.0, 1.5, 9.0, 1.5, 9.0, 9.0])
+    instances = Instances((SIDE, SIDE), gt_masks=PolygonMasks([[polygon]]))
+    instances.gt_boxes, instances.gt_classes = instances.gt_masks.get_bounding_boxes(), torch.tensor([0])
+    batch = [{"image": torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "instances": instances, "image_id": np.int64(3)}]
+    SavedStep(cfg, build_model(cfg), batch, "", 7, 1, 0).save(tmp_path / "step.pth")
+    step = SavedStep.load(tmp_path / "step.pth")
+    assert np.array_equal(step.batch[0]["instances"].gt_masks.polygons[0][0], polygon)
+    assert step.batch[0]["image_id"] == 3
+    first, second = replay(step), replay(step)
+    assert first.fault is None and "loss_mask" in first.losses and first == second
+    step.model.roi_heads.mask_head.predictor.bias.data.fill_(math.nan)
+    assert "mask_head" in replay(step).origin

@@ -11,6 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
+from mask2former_ext.checkpoint.writing import SafeCheckpointer
 from mask2former_ext.config import get_cfg_defaults
 from mask2former_ext.data import TrainingLoader
 from mask2former_ext.engine import Trainer
@@ -207,3 +208,33 @@ def test_bad_images_are_counted_in_the_log_of_metrics(cfg, tmp_path):
     trainer = Refusing(cfg)
     trainer.train()
     assert trainer.storage.latest()["bad_images"][0] == trainer._trainer.data_loader.num_bad_images > 0
+
+
+def test_the_checkpoint_is_of_this_run(cfg, tmp_path):
+    """An earlier run in the same folder may have ended in the same iteration."""
+    for seed in (5, 6):
+        cfg.SEED = seed
+        with pytest.raises(Interrupted):
+            run(cfg, tmp_path, signals={2: signal.SIGTERM})
+        assert torch.load(tmp_path / "model_0000002.pth")["trainer"]["seed"] == seed
+
+
+def test_a_checkpoint_is_not_written_twice(cfg, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(SafeCheckpointer, "_save_whole", lambda checkpointer, name, **more: saved.append(name))
+    cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    with pytest.raises(Interrupted):
+        run(cfg, tmp_path, signals={2: signal.SIGTERM})
+    assert saved == ["model_0000002"]
+
+
+def test_no_process_ends_before_the_checkpoint_is_written(cfg, tmp_path, monkeypatch):
+    """Launchers end, and after some seconds kill, all processes when one has ended."""
+    waited_for = []
+    monkeypatch.setattr(
+        "mask2former_ext.engine.interruption.comm.synchronize",
+        lambda: waited_for.append((tmp_path / "last_checkpoint").read_text()),
+    )
+    with pytest.raises(Interrupted):
+        run(cfg, tmp_path, signals={2: signal.SIGTERM})
+    assert waited_for[-1] == "model_0000002.pth"

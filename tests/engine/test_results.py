@@ -81,3 +81,13 @@ def test_figures_with_test_time_augmentation_have_names_of_their_own():
     results = {"val": both, "test": both, "val_TTA": both, "test_TTA": {"sem_seg": {"mIoU": 52}}}
     assert failed_expectations(two, results) == ["test: sem_seg_TTA/mIoU should be 51 ± 0.1, but is 52.0000"]
     assert summary_line(two, results).startswith("val: sem_seg mIoU 51.00, sem_seg_TTA mIoU 51.00; test: ")
+
+
+def test_figures_of_the_average_belong_to_their_dataset():
+    """As of one dataset, where they are beside the others."""
+    figures = {"sem_seg": {"mIoU": 51}}
+    results = {f"{name}{suffix}": figures for name in ("val", "test") for suffix in ("", "_EMA", "_TTA_EMA")}
+    two = config(("sem_seg_EMA", "mIoU", 51, 0.1), ("sem_seg_TTA_EMA", "mIoU", 51, 0.1), datasets=("val", "test"))
+    assert failed_expectations(two, results) == []
+    for cfg, given in ((two, results), (config(), {f"sem_seg{suffix}": {"mIoU": 51} for suffix in ("", "_EMA")})):
+        assert summary_line(cfg, given).startswith("val: sem_seg mIoU 51.00, sem_seg_EMA mIoU 51.00")

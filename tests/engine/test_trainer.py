@@ -124,6 +124,55 @@ def test_resumed_optimizers_update_as_the_config_says(cfg):
     assert [int(state["step"]) for state in fused.optimizer.state.values()] == [5]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"OPTIMIZER": "SGD"},
+            r"groups of 1, 2 parameters with amsgrad, betas.*, not of 1, 2 with dampening, mom",
+        ),
+        ({"OPTIMIZER": "LAMB"}, "with amsgrad, .* with .*grad_averaging"),
+        (
+            {"WEIGHT_DECAY_NORM": 0.0001},
+            r"of 1, 2 parameters with the same settings, not of 3 with the same set",
+        ),
+    ],
+)
+def test_another_optimizer_is_not_resumed(cfg, monkeypatch, change, message):
+    class Normed(TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(1)
+
+        def forward(self, batch):
+            return {"loss": self.norm(self.head.weight).sum()}
+
+    monkeypatch.setattr(TinyTrainer, "build_model", classmethod(lambda cls, cfg: Normed()))
+    cfg.SOLVER.update(WEIGHT_DECAY=0.0001, WEIGHT_DECAY_NORM=0.3)
+    TinyTrainer(cfg).train()
+    cfg.SOLVER.update(**change)
+    with pytest.raises(ValueError, match=message):
+        TinyTrainer(cfg).resume_or_load(resume=True)
+
+
+def test_groups_of_the_checkpoint_that_are_no_more_are_not_left_out(cfg):
+    """The moments of the others may not be those of the parameters that they would be given to."""
+    state = TinyTrainer(cfg).state_dict() | {"iteration": 2}
+    groups = state["_trainer"]["optimizer"]["param_groups"]
+    groups += [groups[0] | {"params": [index]} for index in range(1, 9)]
+    with pytest.raises(ValueError, match=r"groups of 1, 1, 1, 1, 1, 1, 1, 1 … \(9 groups\) parameters"):
+        TinyTrainer(cfg).load_state_dict(state)
+
+
+def test_optimizers_of_other_versions_of_pytorch_are_resumed(cfg):
+    state = TinyTrainer(cfg).state_dict() | {"iteration": 2}
+    groups = state["_trainer"]["optimizer"]["param_groups"]
+    groups[:] = [{key: value for key, value in group.items() if key != "capturable"} for group in groups]
+    trainer = TinyTrainer(cfg)
+    trainer.load_state_dict(state)
+    assert trainer.iter == 2
+
+
 def test_checkpoint_without_optimizer_resumes_with_a_warning(cfg, caplog):
     """Detectron2 0.6 itself writes such checkpoints."""
     state = TinyTrainer(cfg).state_dict()

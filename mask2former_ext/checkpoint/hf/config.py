@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
@@ -218,8 +219,9 @@ def set_keys(cfg: CfgNode, values: Mapping[str, Any]) -> None:
 
 def _task_keys(config: Mask2FormerConfig) -> dict[str, bool]:
     """Which results to return, by the task in the model's name; semantic ones where there is none."""
-    name = str(getattr(config, "_name_or_path", "")).lower()
-    task = next((task for task in TASKS if task in name), "semantic")
+    parts = PurePath(str(getattr(config, "_name_or_path", "")).lower()).parts
+    # the name comes before those of the folders that it is in, as in a cache: models--NAME/snapshots/HASH
+    task = next((task for part in reversed(parts) for task in TASKS if task in part), "semantic")
     return {f"MODEL.MASK_FORMER.TEST.{key}": value for key, value in TASKS[task].items()}
 
 

@@ -188,10 +188,11 @@ def load_hf_model(
 
 
 def on_device(cfg: CfgNode, device: str) -> CfgNode:
-    """A copy of ``cfg`` that builds its model on this device."""
+    """A copy of ``cfg`` that builds its model on this device, and fetches no weights for it."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = device
+    cfg.MODEL.TIMM.PRETRAINED = False
     return cfg
 
 

@@ -27,6 +27,7 @@ from .preprocessing import is_bgr, to_processor
 logger = logging.getLogger(__name__)
 
 CLASS_NAMES = "class_names"  # in checkpoints, beside "model"
+HEADER = "# Converted from transformers.\n"  # of configs that are written here
 
 
 def convert_to_hf(cfg: CfgNode, weights: str | Path, folder: str | Path) -> str:
@@ -89,6 +90,7 @@ def convert_to_d2(
         a report of some lines.
 
     Raises:
+        FileExistsError: where the config would go is one that this did not write, or the one to start from.
         FileNotFoundError: there is no such source or config.
         ImportError: transformers is not installed.
         ValueError: the model cannot be converted, or the predictions of both models differ by more than `TOLERANCE`.
@@ -98,15 +100,17 @@ def convert_to_d2(
     if target.suffix != ".pth":
         raise ValueError(f"The output is '{target}', but Detectron2 knows its checkpoints by the ending .pth.")
     load_config("", opts)  # refuses unknown keys before any work
+    config_target = target.with_suffix(".yaml")
+    _refuse_to_replace(config_target, config_file)
     peer, processor = load_hf_model(source)
     base = load_config(config_file) if config_file else None
     notes: list[str] = []
     if base is None and configs is not None:
         config_file, base, notes = _fitting_base(peer.config, configs)
+        _refuse_to_replace(config_target, config_file)
     cfg, weights = from_hf(peer.config, peer.state_dict(), base=base, processor=processor)
     cfg.merge_from_list(list(opts))
     cfg.MODEL.WEIGHTS = str(target.resolve())
-    config_target = target.with_suffix(".yaml")
     with _unfinished(target) as folder:
         checkpoint, config = folder / target.name, folder / config_target.name
         torch.save({"model": weights, CLASS_NAMES: class_names_of(peer.config)}, checkpoint)
@@ -174,6 +178,17 @@ def fitting_configs(architecture: Mapping[str, Any], folder: str | Path) -> list
     return fitting
 
 
+def _refuse_to_replace(config: Path, base: str) -> None:
+    """Raise FileExistsError if ``config`` is there, unless it was written here, and not to be its own base."""
+    if not config.exists():
+        return
+    its_own_base = base and config.resolve() == Path(base).resolve()
+    if its_own_base or not config.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
+        raise FileExistsError(
+            f"'{config}', where the converted config would go, is there already and would be lost. Name another output."
+        )
+
+
 def _fitting_base(config: Any, configs: str | Path) -> tuple[str, CfgNode | None, list[str]]:
     """The one file that describes the model, and its config with what was recorded; else a note on several files."""
     fitting = fitting_configs(architecture_keys(config), configs)
@@ -190,8 +205,7 @@ def _yaml(cfg: CfgNode, base: str, folder: Path) -> str:
     reference = load_config(base) if base else get_cfg_defaults()
     content: dict[str, Any] = {"_BASE_": os.path.relpath(base, folder)} if base else {}
     content |= _changes(cfg, reference)
-    header = "# Converted from transformers.\n"
-    return header + CfgNode(content).dump(sort_keys=False, default_flow_style=None, width=120)
+    return HEADER + CfgNode(content).dump(sort_keys=False, default_flow_style=None, width=120)
 
 
 def _changes(cfg: CfgNode, reference: CfgNode) -> dict[str, Any]:
