@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .checkpoint import build_checkpointer
+from .classes import STUFF, THING, class_names, listed_colours, listed_names
 from .config import is_maskformer, load_config
 from .data.index_maps import IndexMapInput
 from .data.reading import upright
@@ -80,7 +81,7 @@ class Predictor:
             raise ValueError(f"INPUT.FORMAT is {self.cfg.INPUT.FORMAT!r}, but images come as {CHANNEL_ORDERS} only.")
         self.metadata = class_metadata(self.cfg)
         self.model = load_trained_model(self.cfg)
-        if isinstance(self.model, MaskFormer) and not self.model.metadata.get("thing_dataset_id_to_contiguous_id"):
+        if isinstance(self.model, MaskFormer) and not self.model.thing_classes:
             self.model.metadata = self.metadata  # the training set is not known here, the test set may be
         size = self.cfg.INPUT.MIN_SIZE_TEST
         self._resize = T.ResizeShortestEdge([size, size], self.cfg.INPUT.MAX_SIZE_TEST)
@@ -149,40 +150,42 @@ def class_metadata(cfg: CfgNode) -> Metadata:
     """Names, colours and ids of the classes that a model predicts.
 
     They are of the first data set of ``DATASETS.TEST``, then ``DATASETS.TRAIN``, that names its classes, or else tells
-    which are things.
-    ``thing_classes`` and ``stuff_classes`` both have a name for each class of the model: what one lacks comes from the
-    other, and what both lack is called "class 7", with a warning. Where no data set tells, all classes are things.
+    which are things. Where none does, all classes are things.
+
+    ``thing_classes`` and ``stuff_classes`` both have a name for each label of the model, which is "class 7" where the
+    data set has none, with a warning; ``thing_colors`` and ``stuff_colors`` have a colour for each, or are left out.
+    Models other than MaskFormer have labels of their own for stuff, whose lists stay as they are.
     """
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES if is_maskformer(cfg) else cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    datasets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
-    known = [MetadataCatalog.get(name).as_dict() for name in datasets if name in MetadataCatalog.list()]
-    keys = (("thing_classes", "stuff_classes"), ("thing_dataset_id_to_contiguous_id",))
-    fields: dict[str, Any] = next((entry for some in keys for entry in known if any(map(entry.get, some))), {})
-    things, stuff = list(fields.get("thing_classes") or ()), list(fields.get("stuff_classes") or ())
-    if len(stuff) == num_classes != len(things):
-        things = stuff  # a list of things alone may number them anew, as ADE20K's does
-    if max(len(things), len(stuff)) < num_classes:
+    fields = _fields_of_datasets(cfg)
+    listed = Metadata(**fields)
+    named = len(listed_names(listed, num_classes, of_things=True))
+    if named < num_classes:
         logger.warning(
             "%s: only %d of the model's %d classes have names; the others are called by their numbers. Register the "
             "data set, or set thing_classes or stuff_classes in its metadata, before the model is built.",
-            ", ".join(datasets) or "DATASETS.TEST and DATASETS.TRAIN are empty",
-            max(len(things), len(stuff)),
+            ", ".join([*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]) or "DATASETS.TEST and DATASETS.TRAIN are empty",
+            named,
             num_classes,
         )
-    numbers = [f"class {index}" for index in range(num_classes)]
     if not fields:
         own_ids = {index: index for index in range(num_classes)}
         fields = {"thing_dataset_id_to_contiguous_id": own_ids, "stuff_dataset_id_to_contiguous_id": own_ids}
-    names = {"thing_classes": _filled(things, stuff, numbers), "stuff_classes": _filled(stuff, things, numbers)}
-    return Metadata(**(fields | names))
+    for kind in (THING, STUFF) if is_maskformer(cfg) else (THING,):
+        fields[f"{kind}_classes"] = class_names(listed, num_classes, of_things=kind == THING)
+        fields.pop(f"{kind}_colors", None)
+        if colours := listed_colours(listed, num_classes, of_things=kind == THING):
+            fields[f"{kind}_colors"] = colours
+    fields.setdefault("stuff_classes", fields["thing_classes"])
+    return Metadata(**fields)
 
 
-def _filled(*lists: list[str]) -> list[str]:
-    """The first list, continued by the next where that is longer, and so on."""
-    filled: list[str] = []
-    for names in lists:
-        filled += names[len(filled) :]
-    return filled
+def _fields_of_datasets(cfg: CfgNode) -> dict[str, Any]:
+    """The metadata of the data set that :func:`class_metadata` chooses; empty where none tells."""
+    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    known = [MetadataCatalog.get(name).as_dict() for name in names if name in MetadataCatalog.list()]
+    keys = (("thing_classes", "stuff_classes"), ("thing_dataset_id_to_contiguous_id",))
+    return next((fields for some in keys for fields in known if any(map(fields.get, some))), {})
 
 
 def _settings(

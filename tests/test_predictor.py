@@ -12,6 +12,7 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+from detectron2.utils.visualizer import Visualizer
 from PIL import ExifTags, Image
 
 import mask2former_ext
@@ -247,7 +248,8 @@ def test_mask_rcnn(photo, tmp_path):
     predictor = Predictor(cfg, path, device="cpu", opts=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
     instances = predictor(photo)["instances"]
     assert instances.image_size == (50, 81) and instances.pred_masks.shape[1:] == (50, 81)
-    assert predictor.metadata.thing_classes == ["coin"] + ["background"]
+    assert predictor.metadata.thing_classes == ["coin"]
+    assert predictor.metadata.stuff_classes == ["coin", "background"]
     key = "roi_heads.mask_head.predictor.weight"
     torch.save({"model": weights | {key: torch.zeros(7, 16, 1, 1)}}, path)
     with pytest.raises(ValueError, match=f"would stay random .*{key}"):
@@ -290,12 +292,50 @@ def test_metadata_of_the_test_set_completed(tiny_cfg, register, caplog):
     assert metadata.thing_dataset_id_to_contiguous_id == {5: 0}
 
 
-def test_things_that_their_list_numbers_anew_have_the_names_of_their_labels(tiny_cfg, register):
-    """As ADE20K's: label 1 is a thing, and the first in the list of things."""
-    register("anew", stuff_classes=["wall", "bed", "car"], thing_classes=["bed", "car"])
-    MetadataCatalog.get("anew").thing_dataset_id_to_contiguous_id = {8: 1, 9: 2}
-    tiny_cfg.DATASETS.TEST = ("anew",)
-    assert class_metadata(tiny_cfg).thing_classes == ["wall", "bed", "car"]
+@pytest.mark.parametrize(
+    ("dataset", "num_classes", "label", "name", "coloured"),
+    [
+        ("ade20k_panoptic_val", 150, 149, "flag", True),
+        ("ade20k_instance_val", 100, 99, "flag", False),
+        ("coco_2017_val_panoptic", 133, 132, "rug-merged", True),
+        ("coco_2017_val_panoptic_with_sem_seg", 133, 132, "rug-merged", True),
+        ("coco_2017_val", 80, 79, "toothbrush", True),
+        ("cityscapes_fine_panoptic_val", 19, 18, "bicycle", True),
+        ("cityscapes_fine_instance_seg_val", 8, 7, "bicycle", False),
+        ("cityscapes_fine_sem_seg_val", 19, 18, "bicycle", False),
+    ],
+)
+def test_names_and_colours_go_by_the_models_labels(tiny_cfg, dataset, num_classes, label, name, coloured, caplog):
+    tiny_cfg.DATASETS.TEST = (dataset,)
+    tiny_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_classes
+    metadata = class_metadata(tiny_cfg)
+    assert metadata.thing_classes == metadata.stuff_classes
+    assert len(metadata.stuff_classes) == num_classes and metadata.stuff_classes[label] == name
+    for key in ("thing_colors", "stuff_colors"):
+        assert len(metadata.get(key, ())) == (num_classes if coloured else 0)
+    assert not caplog.records
+    assert Visualizer(np.zeros((8, 8, 3), np.uint8), metadata).draw_panoptic_seg(
+        torch.ones(8, 8, dtype=torch.int32), [{"id": 1, "category_id": label, "isthing": True}]
+    )
+
+
+def test_colours_of_other_labels_are_left_out(tiny_cfg, register):
+    """As where the model of the instances runs on a data set of all classes."""
+    names = {"thing_classes": ["car", "bus"], "stuff_classes": ["road", "car", "bus"]}
+    register("streets", **names, stuff_colors=[[128, 64, 128], [0, 0, 142], [0, 60, 100]])
+    tiny_cfg.DATASETS.TEST = ("streets",)
+    tiny_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    metadata = class_metadata(tiny_cfg)
+    assert metadata.stuff_classes == ["car", "bus"] and metadata.get("stuff_colors") is None
+
+
+def test_models_with_labels_of_their_own_for_stuff_keep_its_names(caplog):
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"))
+    metadata = class_metadata(cfg)
+    assert (metadata.thing_classes[0], len(metadata.thing_classes)) == ("person", 80)
+    assert (metadata.stuff_classes[1], len(metadata.stuff_classes)) == ("banner", 54)
+    assert not caplog.records
 
 
 def test_unknown_data_sets_make_all_classes_things_by_number(cfg, photo, caplog):

@@ -48,7 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     files.add_argument("--panoptic-root", type=Path, metavar="DIR", help="PNGs (default: --annotations without .json)")
     files.add_argument("--val-images", type=Path, metavar="DIR", help="validation data, to audit too")
-    files.add_argument("--val", "--val-annotations", type=Path, metavar="PATH", dest="val_annotations")
+    files.add_argument("--val", type=Path, metavar="PATH", help="annotations of --val-images")
     files.add_argument("--val-panoptic-root", type=Path, metavar="DIR")
     parser.add_argument(
         "--task", choices=("instance", "panoptic", "semantic"), help="(default: instance, or what --dataset has)"
@@ -56,12 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     classes = parser.add_mutually_exclusive_group()
     classes.add_argument("--num-classes", type=positive, metavar="K", help="semantic labels are 0 … K - 1")
     classes.add_argument(
-        "--classes",
-        "--class-names",
-        type=Path,
-        metavar="FILE",
-        dest="class_names",
-        help="names of the classes: a line each (.txt), or a list (.json)",
+        "--classes", type=Path, metavar="FILE", help="names of the classes: a line each (.txt), or a list (.json)"
     )
     parser.add_argument("--ignore-label", type=int, default=255, help="of semantic labels (default: %(default)s)")
     queries = parser.add_mutually_exclusive_group()
@@ -74,7 +69,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     options = parser.parse_args(arguments)
     if bool(options.dataset) == bool(options.images) or bool(options.images) != bool(options.annotations):
         parser.error("give --dataset, or both --images and --annotations")
-    if bool(options.val_images) != bool(options.val_annotations) or (options.dataset and options.val_images):
+    if bool(options.val_images) != bool(options.val) or (options.dataset and options.val_images):
         parser.error("--val-images and --val go together, and with --images")
     if options.contact_sheet and options.contact_sheet.suffix.lower() != ".png":
         parser.error(f"--contact-sheet {options.contact_sheet} does not end in .png")
@@ -90,10 +85,10 @@ def audit(options: argparse.Namespace) -> list[AuditReport]:
     if options.dataset:
         return [audit_registered(options.dataset, options.task, num_queries=queries, workers=options.workers)]
     names = [str(label) for label in range(options.num_classes)] if options.num_classes else None
-    names = read_class_names(options.class_names) if options.class_names else names
+    names = read_class_names(options.classes) if options.classes else names
     files = [(options.images, options.annotations, options.panoptic_root)]
     if options.val_images:
-        files.append((options.val_images, options.val_annotations, options.val_panoptic_root))
+        files.append((options.val_images, options.val, options.val_panoptic_root))
     reports = [
         audit_dataset(
             images,

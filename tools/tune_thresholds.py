@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--step", type=step, default=0.05, help="from 0 to below 1, of both thresholds (default: 0.05)")
     parser.add_argument("--save-predictions", metavar="DIR", help="keep raw predictions there, and use what is there")
     parser.add_argument("--precision", choices=PRECISIONS, default="float16", help="of kept masks (default: float16)")
-    parser.add_argument("--json", "--output", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config, after a --")
     return parser.parse_args(arguments)
 

@@ -12,9 +12,10 @@ from detectron2.data import MetadataCatalog
 
 import mask2former_ext  # noqa: F401  (registers models and datasets)
 from mask2former_ext.arguments import whole_number
+from mask2former_ext.classes import class_names
 from mask2former_ext.config import load_config
 from mask2former_ext.files import whole_file
-from mask2former_ext.visualization.classes import class_names
+from mask2former_ext.predictor import class_metadata
 from mask2former_ext.visualization.queries import QueryTrace, trace_queries
 from mask2former_ext.visualization.query_inputs import dataset_input, image_input, load_query_model
 from mask2former_ext.visualization.query_pictures import describe_query, draw_queries
@@ -67,8 +68,9 @@ def choose_queries(options: argparse.Namespace, trace: QueryTrace) -> list[int]:
 
 
 def names_of(options: argparse.Namespace, cfg: CfgNode) -> list[str]:
-    dataset = options.dataset or next(iter([*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]), "")
-    return class_names(MetadataCatalog.get(dataset), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    if options.dataset is None:
+        return class_metadata(cfg).stuff_classes
+    return class_names(MetadataCatalog.get(options.dataset), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,9 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ..classes import listed_names, thing_labels
 from ..data.datasets.loading import require_path
 from .coco_source import instance_source, panoptic_source, require_folder
 from .findings import Finding
@@ -127,7 +128,7 @@ def _loaded_source(name: str, task: Task | None) -> Source:
         raise ValueError(f"{name}: there is no image in it.")
     if not all("file_name" in record for record in dicts):
         raise ValueError(f'The loader of "{name}" gives a dataset dict without file_name, the path of its image.')
-    metadata = MetadataCatalog.get(name).as_dict()  # after the loader, because some write into it
+    metadata = MetadataCatalog.get(name)  # after the loader, because some write into it
     found = [of_key for key, of_key in _TASK_OF_KEY.items() if key in dicts[0]]
     chosen = task or (found[0] if found else None)
     if chosen is None or chosen not in found:
@@ -162,10 +163,10 @@ def _in_coco_form(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: value for key, value in entry.items() if key != "bbox"}
 
 
-def _loaded_categories(task: Task, metadata: Mapping[str, Any]) -> dict[int, Category]:
+def _loaded_categories(task: Task, metadata: Metadata) -> dict[int, Category]:
     """Classes by contiguous id: of things alone where there are instances, else all, which "stuff" entries list."""
-    thing_ids = set(dict(metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
-    things, stuff = metadata.get("thing_classes") or [], metadata.get("stuff_classes") or []
+    things = thing_labels(metadata)
     if task == "instance":
-        return {k: Category(name) for k, name in enumerate(things) if not thing_ids or k in thing_ids}
-    return {k: Category(name, k in thing_ids) for k, name in enumerate(stuff)}
+        names = listed_names(metadata, of_things=True)
+        return {k: Category(name) for k, name in enumerate(names) if not things or k in things}
+    return {k: Category(name, k in things) for k, name in enumerate(metadata.get("stuff_classes") or [])}

@@ -10,11 +10,11 @@ from ..files import write_text
 from . import infer, train
 from .command_line import Report, Subcommands, add_subcommand, device, repeats
 from .infer import PARTS, InferOptions, run_infer_benchmark
-from .model_measure import Effort
+from .model_measure import Effort, ModelOptions
 from .model_reports import wrong_rows
 from .model_variants import PEERS
 from .models import PRECISIONS, TASKS, Work
-from .train import TrainOptions, run_train_benchmark
+from .train import run_train_benchmark
 
 COCO = "configs/coco"
 R50_PANOPTIC = f"{COCO}/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
@@ -82,9 +82,7 @@ def add_train_command(commands: Subcommands) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser, *, size: list[int], batch: int) -> None:
     shown = " ".join(str(side) for side in size)
-    parser.add_argument(
-        "--configs", "--config-file", nargs="+", required=True, metavar="FILE", help="configs to compare"
-    )
+    parser.add_argument("--configs", nargs="+", required=True, metavar="FILE", help="configs to compare")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides for all configs")
     parser.add_argument("--peers", choices=PEERS, nargs="+", default=[], help="to measure beside them (default: none)")
     parser.add_argument(
@@ -94,7 +92,7 @@ def _add_model_options(parser: argparse.ArgumentParser, *, size: list[int], batc
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="(default: %(default)s)")
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:1 (default: %(default)s)")
     parser.add_argument("--no-memory", action="store_true", help="measure time alone, which takes a third of the time")
-    parser.add_argument("--markdown", metavar="FILE", help="write the tables there too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
     parser.set_defaults(default_size=size)
 
 
@@ -136,11 +134,11 @@ def run_train(options: argparse.Namespace) -> Report:
         device=options.device,
         opts=tuple(options.opts),
     )
-    report = run_train_benchmark(TrainOptions(options.configs, work, peers=options.peers, effort=_effort(options)))
+    report = run_train_benchmark(ModelOptions(options.configs, work, peers=options.peers, effort=_effort(options)))
     return _written(options, report, train.format_report(report))
 
 
 def _written(options: argparse.Namespace, report: Report, tables: str) -> Report:
     if options.markdown:
-        write_text(Path(options.markdown), tables)
+        write_text(options.markdown, tables)
     return report

@@ -20,10 +20,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
 
-from mask2former_ext.config import is_maskformer, load_config
-from mask2former_ext.data import DATASET_MAPPERS, MaskFormerDatasetMapper, build_dataset_mapper
-from mask2former_ext.data.reading import DatasetDict
-
+from ..config import is_maskformer, load_config
+from ..data import DATASET_MAPPERS, MaskFormerDatasetMapper, build_dataset_mapper
+from ..data.reading import DatasetDict
 from .data_files import make_dataset
 from .reports import environment, markdown_table
 from .timing import Preparation, Timing, cpu_threads, host_clock, time_in_turn

@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.structures import BoxMode, polygons_to_bitmask
 from PIL import Image
 
-from mask2former_ext.data.reading import DatasetDict, id_to_rgb
+from ..data.reading import DatasetDict, id_to_rgb
 
 HEIGHT, WIDTH = 480, 640
 CORNERS = (12, 60)

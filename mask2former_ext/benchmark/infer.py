@@ -8,7 +8,7 @@ of random weights would leave nothing to do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 
 from . import straightforward
 from .model_measure import (
-    Effort,
     Job,
+    ModelOptions,
     ModelRow,
     build_subjects,
     logit_differences,
@@ -26,35 +26,25 @@ from .model_measure import (
     with_memory,
     with_ratios,
 )
-from .model_reports import describe, model_tables
+from .model_reports import model_report, model_tables
 from .model_variants import OWN, STRAIGHTFORWARD, Variant, variants_of
-from .models import TASKS, Subject, Work
-from .reports import environment
+from .models import TASKS, Subject
 from .timing import cpu_threads
 
 ALL, FORWARD, POSTPROCESS = "all", "forward", "postprocess"
 PARTS = (ALL, FORWARD, POSTPROCESS)
-NETWORK_ONLY = "forward"
 
 
 @dataclass(frozen=True)
-class InferOptions:
+class InferOptions(ModelOptions):
     """What to measure.
 
     Attributes:
-        configs: paths of configs, of MaskFormer or Detectron2's Mask R-CNN.
-        work: what models do.
-        peers: names in :data:`~mask2former_ext.benchmark.model_variants.PEERS` to measure beside each config.
         part: "all", "forward" (from images to predictions) or "postprocess" (from predictions to results; then each
             task alone, and all together).
-        effort: how to measure.
     """
 
-    configs: Sequence[str]
-    work: Work
-    peers: Sequence[str] = ()
     part: str = ALL
-    effort: Effort = Effort()  # noqa: RUF009  (immutable)
 
 
 def infer_job(subject: Subject, part: str, tasks: Sequence[str] = ()) -> Job:
@@ -115,7 +105,7 @@ def _measure_tasks(
     wrong = _wrong_results(jobs) if options.part != FORWARD else {}
     rows = []
     for variant, (timing, stages) in time_jobs(jobs, options.effort).items():
-        names = NETWORK_ONLY if options.part == FORWARD else " + ".join(subjects[variant].tasks)
+        names = FORWARD if options.part == FORWARD else " + ".join(subjects[variant].tasks)
         row = ModelRow(variant.name, variant.config, variant.implementation, names)
         row = replace(row, difference=differences.get(variant), wrong=tuple(wrong.get(variant, ())))
         rows.append(timed_row(row, timing, stages))
@@ -136,22 +126,9 @@ def _wrong_results(jobs: Mapping[Variant, tuple[Subject, Job]]) -> dict[Variant,
 
 
 def run_infer_benchmark(options: InferOptions) -> dict[str, Any]:
-    """:func:`measure_inference` as a report.
-
-    Returns:
-        ``benchmark``, ``environment``, ``work``, ``not_measured`` (why, by name) and ``results``, a list of
-        :class:`ModelRow` as dictionaries. All of it can be written as JSON.
-    """
+    """:func:`measure_inference` as a report, see :func:`~mask2former_ext.benchmark.model_reports.model_report`."""
     rows, absent = measure_inference(options)
-    with cpu_threads(options.effort.threads):
-        ran = environment(options.work.device)
-    return {
-        "benchmark": "infer",
-        "environment": ran,
-        "work": describe(options.work) | {"part": options.part, "kept_queries": options.work.kept},
-        "not_measured": absent,
-        "results": [asdict(row) for row in rows],
-    }
+    return model_report("infer", options, rows, absent, part=options.part, kept_queries=options.work.kept)
 
 
 def format_report(report: dict[str, Any]) -> str:

@@ -24,7 +24,8 @@ FORGET_PEAK = "5"
 M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**18
 
 
-def _kilobytes(file: Path, field: str) -> int:
+def _bytes(file: Path, field: str) -> int:
+    """A size in a file of the kernel's, which are in kB."""
     match = re.search(rf"^{field}:\s+(\d+) kB$", file.read_text(encoding="ascii"), flags=re.MULTILINE)
     if match is None:
         raise OSError(f"{file} has no {field}")
@@ -65,7 +66,7 @@ class PeakMemory:
             self._before = torch.cuda.memory_allocated(device)
         else:
             _trim_heap()
-            self._before = _kilobytes(STATUS, "VmRSS")
+            self._before = _bytes(STATUS, "VmRSS")
         self.restart()
 
     def restart(self) -> None:
@@ -80,7 +81,7 @@ class PeakMemory:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             return torch.cuda.max_memory_allocated(self._device) - self._before
-        return _kilobytes(STATUS, "VmHWM") - self._before
+        return _bytes(STATUS, "VmHWM") - self._before
 
 
 def peak_growth(call: Callable[[], object], device: torch.device) -> int | None:
@@ -105,6 +106,6 @@ def available(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        return _kilobytes(MEMINFO, "MemAvailable")
+        return _bytes(MEMINFO, "MemAvailable")
     except OSError:
         return None

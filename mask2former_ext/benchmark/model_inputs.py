@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mask2former_ext.ops import MSDeformAttn
+from ..ops import MSDeformAttn
 
 Size = tuple[int, int]
 

@@ -47,6 +47,23 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class ModelOptions:
+    """What to measure.
+
+    Attributes:
+        configs: paths of configs, of MaskFormer or Detectron2's Mask R-CNN.
+        work: what models do.
+        peers: names in :data:`~mask2former_ext.benchmark.model_variants.PEERS` to measure beside each config.
+        effort: how to measure.
+    """
+
+    configs: Sequence[str]
+    work: Work
+    peers: Sequence[str] = ()
+    effort: Effort = Effort()
+
+
+@dataclass(frozen=True)
 class ModelRow:
     """One model's figures.
 

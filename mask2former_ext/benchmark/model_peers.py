@@ -12,9 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from mask2former_ext.checkpoint.hf import build_hf_peer
-from mask2former_ext.checkpoint.hf.preprocessing import is_bgr
-
+from ..checkpoint.hf import build_hf_peer
+from ..checkpoint.hf.preprocessing import is_bgr
 from .model_inputs import make_images, make_truths
 from .models import TASKS, TORCHVISION_CLASSES, MaskFormerSubject, Subject, Work
 from .stages import BACKBONE, DATA, DECODER, HEADS, LOSS, MATCHING, PIXEL_DECODER, POSTPROCESSING, PROPOSALS
@@ -168,13 +167,6 @@ class TorchvisionSubject(Subject):
         self.stages.instrument(self.model.backbone, "forward", BACKBONE)
         self.stages.instrument(self.model.rpn, "forward", PROPOSALS)
         self.stages.instrument(self.model.roi_heads, "forward", HEADS)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.possible
-
-    def select(self, tasks: Collection[str]) -> None:
-        """There is but one."""
 
     def _on_device(self) -> list[Tensor]:
         with self.stages.stage(DATA):

@@ -4,19 +4,48 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from .model_measure import DIFFERENCE_LIMIT
+from .model_measure import DIFFERENCE_LIMIT, ModelOptions, ModelRow
 from .models import Size, Work
-from .reports import markdown_table
+from .reports import environment, markdown_table
 from .stages import STAGES
+from .timing import cpu_threads
 
 # Whose versions figures depend on.
 PACKAGES = ("torchvision", "detectron2", "transformers", "numpy", "scipy")
 
 
-def describe(work: Work) -> dict[str, Any]:
-    """What was done, for a report: sizes, batch, precision, overrides, and versions of packages that took part."""
+def model_report(
+    benchmark: str, options: ModelOptions, rows: Sequence[ModelRow], absent: dict[str, str], **more_work: Any
+) -> dict[str, Any]:
+    """What was measured, as a report.
+
+    Args:
+        benchmark: "infer" or "train".
+        options: what was to be measured, and how.
+        rows: every model's figures.
+        absent: of each peer that is not here why.
+        more_work: what else this benchmark says of their work.
+
+    Returns:
+        ``benchmark``, ``environment``, ``work``, ``not_measured`` (why, by name) and ``results``, a list of
+        :class:`ModelRow` as dictionaries. All of it can be written as JSON.
+    """
+    with cpu_threads(options.effort.threads):
+        ran = environment(options.work.device)
+    return {
+        "benchmark": benchmark,
+        "environment": ran,
+        "work": _describe(options.work) | more_work,
+        "not_measured": absent,
+        "results": [asdict(row) for row in rows],
+    }
+
+
+def _describe(work: Work) -> dict[str, Any]:
+    """Sizes, batch, precision, overrides, and versions of packages that took part."""
     versions = {}
     for package in PACKAGES:
         try:

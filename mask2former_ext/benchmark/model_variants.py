@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
-import mask2former_ext.data.datasets  # noqa: F401  (registers data sets, whose metadata tell things from stuff)
-from mask2former_ext.config import is_maskformer, load_config
-
+from ..config import is_maskformer, load_config
+from ..data import datasets  # noqa: F401  (registers data sets, whose metadata tell things from stuff)
 from .model_peers import TorchvisionSubject, TransformersSubject
 from .models import TASKS, MaskFormerSubject, MaskRCNNSubject, StraightforwardSubject, Subject, Work
 

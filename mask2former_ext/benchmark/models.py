@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,10 +21,9 @@ from detectron2.structures import BitMasks, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from mask2former_ext.modeling.maskformer import MaskFormer
-from mask2former_ext.solver import build_optimizer
-from mask2former_ext.structures import PackedBitMasks
-
+from ..modeling.maskformer import MaskFormer
+from ..solver import build_optimizer
+from ..structures import PackedBitMasks
 from . import straightforward
 from .model_inputs import Predictions, Size, make_images, make_predictions, make_truths, spread_samples
 from .stages import (
@@ -55,7 +55,7 @@ class Work:
         masks: of an image, in training.
         kept: queries of an image that are sure of a class, in the predictions made up for post-processing.
         tasks: names in ``TASKS`` to switch on; None leaves that to the config.
-        precision: a name in ``PRECISIONS``; but float32 is autocast.
+        precision: a name in ``PRECISIONS``; all but float32 are autocast.
         device: where.
         seed: of weights, inputs and random points.
         opts: overrides for all configs, keys and values in turn.
@@ -97,12 +97,11 @@ class Subject(ABC):
         self.work = work
 
     @property
-    @abstractmethod
     def tasks(self) -> tuple[str, ...]:
         """Names of ``TASKS`` that :meth:`finish` does, some of those that are possible."""
+        return self.possible
 
-    @abstractmethod
-    def select(self, tasks: Collection[str]) -> None:
+    def select(self, tasks: Collection[str]) -> None:  # noqa: B027  (a model of one task has no choice)
         """Let :meth:`finish` do these tasks, those of them that it can."""
 
     @abstractmethod
@@ -176,7 +175,6 @@ class MaskFormerSubject(Detectron2Subject):
         self.stages.instrument(self.model.criterion, "forward", LOSS)
         self.stages.instrument(self.model.criterion.matcher, "forward", MATCHING)
         self._made_up: Predictions | None = None
-        self._training_batch: list[dict[str, Any]] = []
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -221,9 +219,11 @@ class MaskFormerSubject(Detectron2Subject):
         with self.stages.stage(POSTPROCESSING):
             return self.model._postprocess(outputs, images, self.batched)
 
+    @cached_property
+    def _training_batch(self) -> list[dict[str, Any]]:
+        return self._annotated(self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, packed=True)
+
     def loss(self) -> Tensor:
-        if not self._training_batch:
-            self._training_batch = self._annotated(self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, packed=True)
         return sum(self.model(self._training_batch).values(), torch.zeros((), device=self.work.device))
 
     def logits(self) -> tuple[Tensor, Tensor]:
@@ -251,12 +251,9 @@ class StraightforwardSubject(MaskFormerSubject):
 
     def loss(self) -> Tensor:
         model = self.model
-        batch = self._training_batch = self._training_batch or self._annotated(
-            self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, packed=True
-        )
-        images = model._preprocess(batch)
+        images = model._preprocess(self._training_batch)
         outputs = model._predict(images)
-        targets = model._prepare_targets(batch, (images.tensor.shape[-2], images.tensor.shape[-1]))
+        targets = model._prepare_targets(self._training_batch, (images.tensor.shape[-2], images.tensor.shape[-1]))
         with self.stages.stage(LOSS):
             found = straightforward.losses(model.criterion, outputs, targets, self._staged_match)
         return sum(found.values(), torch.zeros((), device=self.work.device))
@@ -276,14 +273,6 @@ class MaskRCNNSubject(Detectron2Subject):
         self.stages.instrument(self.model, "preprocess_image", DATA)
         self.stages.instrument(self.model.proposal_generator, "forward", PROPOSALS)
         self.stages.instrument(self.model.roi_heads, "forward", HEADS)
-        self._training_batch: list[dict[str, Any]] = []
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.possible
-
-    def select(self, tasks: Collection[str]) -> None:
-        """There is but one."""
 
     def predict(self) -> Any:
         return self.model.inference(self.batched, do_postprocess=False)
@@ -292,9 +281,11 @@ class MaskRCNNSubject(Detectron2Subject):
         with self.stages.stage(POSTPROCESSING):
             return self.model._postprocess(predicted, self.batched, [self.work.size] * self.work.batch)
 
+    @cached_property
+    def _training_batch(self) -> list[dict[str, Any]]:
+        return self._annotated(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, packed=False)
+
     def loss(self) -> Tensor:
-        if not self._training_batch:
-            self._training_batch = self._annotated(self.cfg.MODEL.ROI_HEADS.NUM_CLASSES, packed=False)
         on_device = [{**x, "instances": x["instances"].to(self.work.device)} for x in self._training_batch]
         with EventStorage():
             return sum(self.model(on_device).values(), torch.zeros((), device=self.work.device))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mask2former_ext.ops.extension import load_extension
+from ..ops.extension import load_extension
 
 CPUINFO = Path("/proc/cpuinfo")
 

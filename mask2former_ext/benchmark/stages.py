@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 
 from .memory import PeakMemory
+from .timing import Clock, host_clock
 
 DATA, BACKBONE, PIXEL_DECODER, DECODER = "data", "backbone", "pixel decoder", "decoder"
 PROPOSALS, HEADS = "proposals", "box and mask heads"  # of Mask R-CNN
@@ -128,8 +129,8 @@ class StageMemory:
         self._stage = stage
 
 
-def synchronised_clock(device: torch.device) -> Any:
-    """A :data:`~mask2former_ext.benchmark.timing.Clock` that starts and ends with an idle device.
+def synchronised_clock(device: torch.device) -> Clock:
+    """A clock that starts and ends with an idle device.
 
     Other than :class:`~mask2former_ext.benchmark.timing.DeviceClock` it counts the host's time too: a model waits for
     its host here and there.
@@ -139,13 +140,13 @@ def synchronised_clock(device: torch.device) -> Any:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    def clock(call: Any) -> float:
+    def clock(call: Callable[[], object]) -> float:
+        def call_and_wait() -> object:
+            result = call()
+            wait()
+            return result
+
         wait()
-        start = time.perf_counter()
-        result = call()
-        wait()
-        seconds = time.perf_counter() - start
-        del result
-        return seconds
+        return host_clock(call_and_wait)
 
     return clock

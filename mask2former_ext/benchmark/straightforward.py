@@ -20,12 +20,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mask2former_ext.modeling.criterion import SetCriterion
-from mask2former_ext.modeling.maskformer import MaskFormer
-from mask2former_ext.modeling.targets import Target
-from mask2former_ext.ops import MSDeformAttn
-from mask2former_ext.ops.module import sampling_locations
-from mask2former_ext.ops.reference import ms_deform_attn_reference
+from ..modeling.criterion import SetCriterion
+from ..modeling.maskformer import MaskFormer
+from ..modeling.targets import Target
+from ..ops import MSDeformAttn
+from ..ops.module import sampling_locations
+from ..ops.reference import ms_deform_attn_reference
 
 Size = tuple[int, int]
 
@@ -53,7 +53,7 @@ class Settings:
             semantic_on=model.semantic_on,
             panoptic_on=model.panoptic_on,
             instance_on=model.instance_on,
-            thing_classes=set(getattr(model.metadata, "thing_dataset_id_to_contiguous_id", {}).values()),
+            thing_classes=model.thing_classes,
             object_mask_threshold=model.object_mask_threshold,
             overlap_threshold=model.overlap_threshold,
             max_detections=model.test_topk_per_image,

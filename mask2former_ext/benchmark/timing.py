@@ -76,16 +76,16 @@ def time_in_turn(
     clock: Clock,
     *,
     repeats: int,
-    warm_up: int = 1,
     seconds: float = float("inf"),
 ) -> dict[str, Timing]:
     """Run every alternative once a round, so that whatever else the machine does meets them all alike.
+
+    The first round does not count, and comes on top.
 
     Args:
         alternatives: what to time, by name.
         clock: from :func:`clock_for`.
         repeats: rounds that count.
-        warm_up: rounds before them that do not count.
         seconds: begin no further round when the rounds have taken so long; three rounds count in any case.
 
     Returns:
@@ -93,12 +93,12 @@ def time_in_turn(
     """
     taken: dict[str, list[float]] = {name: [] for name in alternatives}
     start = time.perf_counter()
-    for round_ in range(warm_up + repeats):
-        if round_ >= warm_up + 3 and time.perf_counter() - start > seconds:
+    for counted in range(-1, repeats):
+        if counted >= 3 and time.perf_counter() - start > seconds:
             break
         for name, prepare in alternatives.items():
             duration = clock(prepare())
-            if round_ >= warm_up:
+            if counted >= 0:
                 taken[name].append(duration)
     return {name: Timing(tuple(durations)) for name, durations in taken.items()}
 

@@ -8,16 +8,16 @@ optimizer's step comes with clipping. Its learning rate is 0, so that every step
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .model_measure import (
-    Effort,
     Job,
+    ModelOptions,
     ModelRow,
     build_subjects,
     logit_differences,
@@ -26,33 +26,15 @@ from .model_measure import (
     with_memory,
     with_ratios,
 )
-from .model_reports import describe, model_tables
+from .model_reports import model_report, model_tables
 from .model_variants import OWN, STRAIGHTFORWARD, Variant, variants_of
-from .models import Subject, Work
-from .reports import environment
+from .models import Subject
 from .stages import BACKWARD, OPTIMIZER
 from .timing import cpu_threads
 
 STEP = "training step"
 # Of the straightforward losses at the same random points; rounding may decide between masks that cost about the same.
 LOSS_LIMIT = 1e-2
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What to measure.
-
-    Attributes:
-        configs: paths of configs, of MaskFormer or Detectron2's Mask R-CNN.
-        work: what models do.
-        peers: names in :data:`~mask2former_ext.benchmark.model_variants.PEERS` to measure beside each config.
-        effort: how to measure.
-    """
-
-    configs: Sequence[str]
-    work: Work
-    peers: Sequence[str] = ()
-    effort: Effort = Effort()  # noqa: RUF009  (immutable)
 
 
 def train_job(subject: Subject) -> Job:
@@ -77,7 +59,7 @@ def train_job(subject: Subject) -> Job:
     return run
 
 
-def measure_training(options: TrainOptions) -> tuple[list[ModelRow], dict[str, str]]:
+def measure_training(options: ModelOptions) -> tuple[list[ModelRow], dict[str, str]]:
     """Time steps of all models in turn, check that they agree, and measure their memory.
 
     Returns:
@@ -121,23 +103,10 @@ def _wrong_loss(variant: Variant, losses: Mapping[Variant, float]) -> tuple[str,
     return ()
 
 
-def run_train_benchmark(options: TrainOptions) -> dict[str, Any]:
-    """:func:`measure_training` as a report.
-
-    Returns:
-        ``benchmark``, ``environment``, ``work``, ``not_measured`` (why, by name) and ``results``, a list of
-        :class:`ModelRow` as dictionaries. All of it can be written as JSON, unless a loss is not finite.
-    """
+def run_train_benchmark(options: ModelOptions) -> dict[str, Any]:
+    """:func:`measure_training` as a report, see :func:`~mask2former_ext.benchmark.model_reports.model_report`."""
     rows, absent = measure_training(options)
-    with cpu_threads(options.effort.threads):
-        ran = environment(options.work.device)
-    return {
-        "benchmark": "train",
-        "environment": ran,
-        "work": describe(options.work) | {"masks": options.work.masks},
-        "not_measured": absent,
-        "results": [asdict(row) for row in rows],
-    }
+    return model_report("train", options, rows, absent, masks=options.work.masks)
 
 
 def format_report(report: dict[str, Any]) -> str:

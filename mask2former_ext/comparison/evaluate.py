@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from torch import nn
 from tqdm import tqdm
 
+from ..classes import listed_names
 from ..config import is_maskformer, load_config
 from ..engine import Trainer, check_datasets, check_device, for_this_machine
 from ..predictor import load_trained_model
@@ -99,8 +99,6 @@ def build_candidate(spec: ModelSpec, dataset_name: str, opts: Sequence[str] = ()
     weights = spec.weights or cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError("there are no weights: name a checkpoint, or set MODEL.WEIGHTS in the config.")
-    if "://" not in weights and not os.path.isfile(weights):
-        raise FileNotFoundError(f"the weights '{weights}' do not exist (looked in '{os.getcwd()}').")
     check_device(cfg)
     check_datasets(cfg)
     _check_classes(cfg, dataset_name)
@@ -110,22 +108,20 @@ def build_candidate(spec: ModelSpec, dataset_name: str, opts: Sequence[str] = ()
 
 
 def _check_classes(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise ValueError where the model has other classes than the evaluators will look up."""
+    """Raise ValueError where the model has other labels than the evaluators will look up."""
     metadata = MetadataCatalog.get(dataset_name)
-    names, key = metadata.get("thing_classes"), "MODEL.ROI_HEADS.NUM_CLASSES"
     if is_maskformer(cfg):
-        key = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
-        if metadata.evaluator_type.endswith(("panoptic_seg", "sem_seg")):
-            names = metadata.get("stuff_classes")
-    elif cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":
+        key, num_classes = "MODEL.SEM_SEG_HEAD.NUM_CLASSES", cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        names = listed_names(metadata, of_things=not metadata.evaluator_type.endswith(("panoptic_seg", "sem_seg")))
+    elif cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        key, num_classes = "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        names = listed_names(metadata, of_things=True)
+    else:
         return
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
-    if names is not None and len(names) != node:
+    if names and len(names) != num_classes:
         raise ValueError(
-            f"{key} is {node}, but dataset '{dataset_name}' has {len(names)} classes. The model must have been trained "
-            "on the dataset's classes."
+            f"{key} is {num_classes}, but the labels of dataset '{dataset_name}' are those of {len(names)} classes. "
+            "The model must have been trained on the dataset's classes."
         )
 
 

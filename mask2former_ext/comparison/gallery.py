@@ -16,11 +16,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from PIL import Image
 
+from ..classes import thing_labels
 from ..data.reading import describe, read_image_file
 from ..visualization import Segment, draw_segments
 from .figures import percent
 from .models import Comparison
-from .regions import THINGS, Region, class_name, read_truth
+from .regions import THINGS, Region, read_truth, region_name
 
 WIDE, NARROW = 640, 400
 """How many pixels wide pictures are at most, landscapes and others; smaller photographs are enlarged by a whole number
@@ -171,16 +172,13 @@ class Canvas:
         """
         self._metadata = metadata
         # One class of stuff is what lies between the things; of several each is to be seen.
-        self._stuff_is_background = len(metadata.get("stuff_classes") or []) - len(self._things()) <= 1
+        self._stuff_is_background = len(metadata.get("stuff_classes") or []) - len(thing_labels(metadata)) <= 1
         height, width = photo.shape[:2]
         limit = WIDE if width > height else NARROW
         shrink = min(1.0, limit / width)
         self._size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
         self._photo = np.asarray(Image.fromarray(photo).resize(self._size, Image.Resampling.LANCZOS))
         self._scale = max(1, limit // width)
-
-    def _things(self) -> set[int]:
-        return set((self._metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
 
     def segments(self, regions: Sequence[Region]) -> list[Segment]:
         """The regions as segments of the shown size, the most confident first."""
@@ -191,7 +189,7 @@ class Canvas:
         mask = Image.fromarray(region.mask()).resize(self._size, Image.Resampling.NEAREST)
         sure = "" if region.confidence is None else f" {region.confidence:.0%}"
         coloured = region.kind == THINGS or not self._stuff_is_background
-        return Segment(np.asarray(mask), f"{class_name(region, self._metadata)}{sure}", coloured)
+        return Segment(np.asarray(mask), f"{region_name(region, self._metadata)}{sure}", coloured)
 
     def panel(
         self,

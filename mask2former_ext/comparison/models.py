@@ -83,14 +83,13 @@ def compare(specs: Sequence[ModelSpec], dataset_name: str, opts: Sequence[str] =
     for spec in specs:
         with _naming(spec):
             load_config(spec.config_file, opts)  # registers the datasets of the configs, one of which it may be
-    _check_dataset(dataset_name)
+    records = _records(dataset_name)
     candidates, trainings = [], []
     for spec in specs:
         with _naming(spec):
             candidates.append(build_candidate(spec, dataset_name, opts))
             trainings.append(_training_curves(candidates[-1].spec, dataset_name))
     device = _common_device(candidates)
-    records = DatasetCatalog.get(dataset_name)
     evaluations = []
     for number, candidate in enumerate(candidates, start=1):
         where = f"{candidate.spec.name} ({number} of {len(candidates)})"
@@ -110,16 +109,21 @@ def _check_names(specs: Sequence[ModelSpec]) -> None:
     if not 1 <= len(names) <= MAX_MODELS:
         raise ValueError(f"{len(names)} models cannot be compared, but 1 to {MAX_MODELS} at a time.")
     if len(set(names)) < len(names):
-        raise ValueError(f"models need different names, but are called {', '.join(names)}.")
+        raise ValueError(
+            f"models need different names, but are called {', '.join(names)}. Give each a name of its own."
+        )
 
 
-def _check_dataset(dataset_name: str) -> None:
+def _records(dataset_name: str) -> list[dict[str, Any]]:
+    """Dataset dicts, at least one."""
     if dataset_name not in DatasetCatalog.list():
         raise ValueError(
             f"dataset '{dataset_name}' is not registered; registered are: {', '.join(sorted(DatasetCatalog.list()))}"
         )
-    if not DatasetCatalog.get(dataset_name):
-        raise ValueError(f"dataset '{dataset_name}' has no images.")
+    records = DatasetCatalog.get(dataset_name)
+    if not records:
+        raise ValueError(f"dataset '{dataset_name}' has no images. Check the files that it was registered with.")
+    return records
 
 
 @contextmanager

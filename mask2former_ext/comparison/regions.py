@@ -14,6 +14,7 @@ import pycocotools.mask as coco_mask
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import DatasetEvaluator
 
+from ..classes import class_name, listed_names
 from ..data.masks import decode_segmentation
 from ..data.reading import describe, read_image_file, rgb_to_id
 
@@ -220,10 +221,6 @@ class RegionKeeper(DatasetEvaluator):
         """There are no figures."""
 
 
-def class_name(region: Region, metadata: Metadata) -> str:
+def region_name(region: Region, metadata: Metadata) -> str:
     """The name of a region's class, or its number where the metadata has no name for it."""
-    things, stuff = metadata.get("thing_classes") or [], metadata.get("stuff_classes") or []
-    labels = (metadata.get("thing_dataset_id_to_contiguous_id") or {}).values()
-    renumbered = max(labels, default=-1) >= len(things)  # a list of things alone, as ADE20K's
-    names = stuff if region.kind == STUFF or renumbered else things
-    return names[region.category] if region.category < len(names) else f"class {region.category}"
+    return class_name(listed_names(metadata, of_things=region.kind == THINGS), region.category)

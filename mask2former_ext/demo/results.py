@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from pycocotools import mask as coco_mask
 
+from ..classes import thing_labels
+from ..data.datasets.coco_format import instance_annotation
 from ..data.reading import id_to_rgb
 from ..files import write_json
 from .outputs import refuse_to_replace, save_picture
@@ -129,22 +130,15 @@ class ResultFiles:
         save_picture(self._png(stem), id_to_rgb(ids))
         infos = []
         for segment in segments:
-            code = coco_mask.encode(np.asfortranarray(ids == segment["id"], dtype=np.uint8))
-            infos.append(
-                {
-                    "id": segment["id"],
-                    "category_id": self._dataset_id(segment["category_id"]),
-                    "area": int(coco_mask.area(code)),
-                    "bbox": [int(number) for number in coco_mask.toBbox(code)],
-                    "iscrowd": 0,
-                }
-            )
+            info = instance_annotation(ids == segment["id"], self._dataset_id(segment["category_id"]))
+            del info["segmentation"]
+            infos.append({"id": segment["id"]} | info)
         return {"image_id": image_id, "file_name": self._png(stem).name, "segments_info": infos}
 
     def _categories(self) -> list[dict[str, Any]]:
         if self.task == "semantic":
             return [{"id": index, "name": name} for index, name in enumerate(self.metadata.stuff_classes)]
-        things = set((self.metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
+        things = thing_labels(self.metadata)
         return [
             {"id": self._dataset_id(index), "name": name, "isthing": int(index in things)}
             for index, name in enumerate(self.metadata.stuff_classes)

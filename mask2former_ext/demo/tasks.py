@@ -146,7 +146,7 @@ def _draw_semantic(shown: np.ndarray, metadata: Metadata, _: ThingNumbers) -> tu
 
 
 def _class_colours(metadata: Metadata) -> Sequence[Sequence[int]]:
-    """Of all classes; those of things may be in a list of their own too, in which ADE20K numbers them anew."""
+    """By label, as a ``Predictor`` has them; empty where the data set has none for each class."""
     return metadata.get("stuff_colors") or ()
 
 

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from ..classes import thing_labels
 from ..config import is_maskformer
 from ..data import DATASET_MAPPERS
 from ..data.datasets import check_panoptic_metadata
@@ -57,18 +58,14 @@ def _warn_of_other_things(cfg: CfgNode) -> None:
     """Say so when a test set counts other classes as things than the training set, which the model goes by."""
     if not is_maskformer(cfg) or not cfg.DATASETS.TRAIN:
         return
-    trained = _thing_labels(cfg.DATASETS.TRAIN[0])
+    trained = thing_labels(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
     for name in cfg.DATASETS.TEST:
-        if _thing_labels(name) != trained:
+        if thing_labels(MetadataCatalog.get(name)) != trained:
             logger.warning(
                 "Test set %s has other thing classes than %s: the model tells things from stuff as the latter does.",
                 name,
                 cfg.DATASETS.TRAIN[0],
             )
-
-
-def _thing_labels(name: str) -> set[int]:
-    return set(MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id", {}).values())
 
 
 def check_dataset_mapper(cfg: CfgNode) -> None:

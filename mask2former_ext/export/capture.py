@@ -9,6 +9,7 @@ from torch.fx.experimental import _config as shape_settings
 
 # torch's own ONNX exporter captures with it too: sizes of 1 are no case of their own, nor are layouts in memory
 SETTING = "backed_size_oblivious"
+LONGEST_REASON = 500  # letters
 
 
 def capture(module: nn.Module, example: Tensor, *, static: bool) -> ExportedProgram:
@@ -31,5 +32,9 @@ def capture(module: nn.Module, example: Tensor, *, static: bool) -> ExportedProg
             return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
     except (RuntimeError, AssertionError, TypeError) as error:
         way_out = "" if static else " For a model that takes one size only there is --static."
-        reason = " ".join(str(error).split())[:500]
-        raise ValueError(f"torch.export does not take this model: {reason}{way_out}") from error
+        raise ValueError(f"torch.export does not take this model: {reason_of(error)}{way_out}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an exporter or a runtime says, which may be pages, in a line."""
+    return " ".join(str(error).split())[:LONGEST_REASON]

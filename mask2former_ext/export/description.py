@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..classes import class_names
 from ..modeling import MaskFormer
-from ..visualization.classes import class_names
 from .module import ExportableModel
 
 # Name of the one file that torch.export and TorchScript archives hold beside the model.

@@ -12,8 +12,8 @@ from ..predictor import class_metadata, load_trained_model
 def load_for_export(config_file: str, weights: str, opts: Sequence[str] = ()) -> tuple[MaskFormer, str]:
     """Build the model of a YAML config in evaluation mode, on the CPU unless ``opts`` set MODEL.DEVICE.
 
-    Names of classes, and which of them are things, are those of the training set, or where it is not known here those
-    that :func:`class_metadata` finds.
+    Names of classes, and which of them are things, are those of the training set, or where it has no things, as it is
+    not known here, those that :func:`class_metadata` finds.
 
     Args:
         config_file: of a Mask2Former.
@@ -38,6 +38,6 @@ def load_for_export(config_file: str, weights: str, opts: Sequence[str] = ()) ->
     cfg.MODEL.WEIGHTS = weights
     model = load_trained_model(cfg)
     assert isinstance(model, MaskFormer)
-    if not any(map(model.metadata.get, ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id"))):
-        model.metadata = class_metadata(cfg)  # the training set is not known here
+    if not model.thing_classes:
+        model.metadata = class_metadata(cfg)  # the training set is not known here, the test set may be
     return model, cfg.INPUT.FORMAT

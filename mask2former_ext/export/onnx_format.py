@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .capture import capture
+from .capture import capture, reason_of
 from .description import Description, to_strings
 from .runner import ExportedModel, Outputs
 
@@ -47,7 +47,7 @@ def save_onnx(
             verbose=False,
         )
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"torch.onnx does not export this model: {' '.join(str(error).split())[:500]}") from error
+        raise ValueError(f"torch.onnx does not export this model: {reason_of(error)}") from error
     assert converted is not None  # as it is without a path to write
     if not static:
         shape = converted.model.graph.inputs[0].shape

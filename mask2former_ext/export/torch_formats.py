@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,9 @@ def save_torchscript(module: nn.Module, example: Tensor, path: Path, description
 
     TorchScript is deprecated since torch 2.15 and may be gone in later releases.
     """
-    with warnings.catch_warnings(), torch.no_grad():
+    with _deprecated(), torch.no_grad():
         # sizes that became constants show when the file is run at others
         warnings.filterwarnings("ignore", category=TracerWarning)
-        warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=FutureWarning)
         traced = torch.jit.trace(module, (example,), strict=False, check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={METADATA_FILE: description.to_json()})
 
@@ -51,11 +51,18 @@ def save_torchscript(module: nn.Module, example: Tensor, path: Path, description
 def load_torchscript(path: Path) -> ExportedModel:
     """Load a TorchScript file."""
     files: dict[str, Any] = {METADATA_FILE: ""}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=FutureWarning)
+    with _deprecated():
         module = torch.jit.load(str(path), _extra_files=files)
     return ExportedModel(_without_gradients(module), _strings(files[METADATA_FILE]))
+
+
+@contextmanager
+def _deprecated() -> Iterator[None]:
+    """Within the block nothing is said of TorchScript's deprecation, and other filters of warnings end with it."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", message=r"`?torch\.jit", category=category)
+        yield
 
 
 def _without_gradients(module: nn.Module) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .capture import reason_of
 from .runner import Outputs
 
 # Tables of rows whose order depends on numbers that may be nearly the same → what tells their rows apart.
@@ -84,7 +85,7 @@ def verify(
         except Exception as error:  # each runtime has its own kinds; whatever it is, the file is of no use
             raise ValueError(
                 f"the exported model does not run at {size[0]}×{size[1]}×{size[2]} (batch, height, width): "
-                f"{' '.join(str(error).split())[:500]}. For a model that takes one size only there is --static."
+                f"{reason_of(error)}. For a model that takes one size only there is --static."
             ) from error
         with torch.no_grad():
             expected = module(images)

@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCat
 from detectron2.utils.file_io import PathManager
 from tqdm import tqdm
 
+from ..classes import thing_labels
 from ..config import is_maskformer
 from ..engine import check_datasets, check_device
 from ..evaluation.panoptic_truth import PanopticTruth
@@ -65,7 +66,7 @@ def tune_thresholds(
         [*values, own.object_mask],
         [*values, own.overlap],
         num_categories=len(truth.is_thing),
-        thing_labels=things.get("thing_dataset_id_to_contiguous_id", {}).values(),
+        thing_labels=thing_labels(things),
         category_index=truth.category_index,
     )
     saved = PredictionFolder(folder, identity_of(cfg), precision) if folder else None

@@ -79,7 +79,10 @@ def choose_thresholds(grid: PanopticGrid, is_thing: np.ndarray, own: Thresholds)
     """
     pq = _quality_of_cells(grid, range(FOLDS))
     if np.isnan(pq).any():
-        raise ValueError(f"PQ is not defined: {sum(grid.images)} images, whose ground truth has no segments.")
+        raise ValueError(
+            f"PQ is not defined: {sum(grid.images)} images, whose ground truth has no segments. Choose a dataset with "
+            "annotations."
+        )
     own_cell = grid.object_thresholds.index(own.object_mask), grid.overlap_thresholds.index(own.overlap)
     best_cell = _best_cell(pq, grid, own)
 

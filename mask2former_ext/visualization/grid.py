@@ -66,7 +66,8 @@ def picture_grid(rows: Sequence[Row], *, title: str = "", legend: str = "") -> I
     heights = [_height(row, lines) for row, lines in zip(rows, captions, strict=True)]
     labels_width = _labels_width(rows)
     width = labels_width + sum(widths) + (count + 1) * MARGIN
-    headings = [(line, bold) for text, bold in ((title, True), (legend, False)) for line in _broken(text, width)]
+    room = width - 2 * MARGIN
+    headings = [(line, bold) for text, bold in ((title, True), (legend, False)) for line in _broken(text, room, bold)]
     top = MARGIN + len(headings) * LINE_HEIGHT + bool(headings) * MARGIN // 2
     sheet = Image.new("RGB", (width, top + sum(heights) + len(rows) * MARGIN), "white")
     pen = ImageDraw.Draw(sheet)
@@ -127,9 +128,9 @@ def _draw_tile(
         pen.text((left, y + 2), line, fill="black", font=_font(bold=False))
 
 
-def _broken(text: str, width: int) -> list[str]:
+def _broken(text: str, width: int, bold: bool = False) -> list[str]:
     """Break lines between words so that each is ``width`` pixels at most; a longer word stays whole."""
-    font = _font(bold=False)
+    font = _font(bold)
     lines = []
     for paragraph in text.splitlines():
         words = paragraph.split(" ")

@@ -16,15 +16,16 @@ from ..modeling.targets import Target
 
 
 def match_layers(
-    criterion: SetCriterion, predictions: Sequence[Mapping[str, Tensor]], target: Target, seed: int = 0
+    criterion: SetCriterion, predictions: Sequence[Mapping[str, Tensor]], target: Target
 ) -> list[dict[int, int]]:
     """Match every layer's predictions for one image with its truth, by the criterion's own matcher.
+
+    The points that masks are compared at are the same at every call; the global random generator is left as it was.
 
     Args:
         criterion: whose matcher and number of points are used.
         predictions: J dicts with ``pred_logits`` 1×Q×(K+1) and ``pred_masks`` 1×Q×h×w, both logits.
         target: N objects.
-        seed: of the points that masks are compared at. The global random generator is left as it was.
 
     Returns:
         J dicts, query → object.
@@ -35,7 +36,7 @@ def match_layers(
     queries = predictions[0]["pred_logits"].shape[1]
     device = predictions[0]["pred_logits"].device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         counts = [min(len(target), queries)]
         coords = [RandomCoords.draw(criterion.point_sampling, counts, device).matching for _ in predictions]
     names = [f"after layer {layer}" if layer else "of the raw queries" for layer in range(len(predictions))]

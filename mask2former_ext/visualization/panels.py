@@ -33,7 +33,7 @@ class Segment:
     """One thing, or all of one stuff class, on a photograph.
 
     Attributes:
-        mask: bool array H x W.
+        mask: bool array H×W.
         label: the text that is written on the segment.
         is_thing: things get a colour each and a label; stuff shares one muted colour.
         colour: stuff that has one is drawn in it, with its label; things do not need one.
@@ -51,14 +51,14 @@ def draw_segments(
     """Draw segments on a photograph.
 
     Args:
-        photo: uint8 array H x W x 3, RGB.
-        segments: what to draw; masks are H x W.
+        photo: uint8 array H×W×3, RGB.
+        segments: what to draw; masks are H×W.
         like: segments of the same photograph, the truth say: each thing is coloured as the thing there that it overlaps
             most, so that pictures can be compared at a glance.
         scale: S, how much to enlarge small photographs.
 
     Returns:
-        uint8 array SH x SW x 3, RGB.
+        uint8 array SH×SW×3, RGB.
     """
     height, width = photo.shape[0] * scale, photo.shape[1] * scale
     enlarged = Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC)
@@ -91,7 +91,7 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
     """Set captioned pictures of one size next to each other, or below each other when they are wider than high.
 
     Args:
-        panels: (caption, uint8 array H x W x 3, RGB), at least one.
+        panels: (caption, uint8 array H×W×3, RGB), at least one.
     """
     height, width = panels[0][1].shape[:2]
     step_x, step_y = (0, height + _CAPTION_HEIGHT) if width > height else (width + _MARGIN, 0)
@@ -108,7 +108,7 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
 
 
 def _enlarge(mask: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge a bool mask H x W to uint8 SH x SW with smooth outlines; nearest-neighbour resizing would draw stairs."""
+    """Enlarge a bool mask H×W to uint8 SH×SW with smooth outlines; nearest-neighbour resizing would draw stairs."""
     soft = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
     return (F.interpolate(soft, scale_factor=scale, mode="bilinear")[0, 0] > 0.5).numpy().astype(np.uint8)
 

@@ -17,7 +17,7 @@ def segments_from_panoptic(
     """Turn a panoptic result, or panoptic ground truth, into segments.
 
     Args:
-        panoptic_seg: integer H x W, the segment id of each pixel.
+        panoptic_seg: integer H×W, the segment id of each pixel.
         segments_info: dicts with ``id``, ``category_id`` (contiguous) and ``isthing``.
         class_names: by contiguous category id.
     """
@@ -33,7 +33,7 @@ def segments_from_instances(
     """Turn the instances that a model predicted into segments, the most confident first.
 
     Args:
-        instances: with ``pred_masks`` (bool N x H x W), ``pred_classes`` and ``scores``.
+        instances: with ``pred_masks`` (bool N×H×W), ``pred_classes`` and ``scores``.
         class_names: by contiguous category id.
         min_score: less confident instances are left out.
     """

@@ -19,6 +19,7 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from fvcore.transforms.transform import NoOpTransform, Transform
 
+from ..classes import class_name, class_names, thing_labels
 from ..config import is_maskformer
 from ..data import MaskFormerDatasetMapper, build_dataset_mapper
 from ..data.masks import decode_segmentation, transform_masks
@@ -26,7 +27,7 @@ from ..data.reading import DatasetDict, describe, read_image_file, rgb_to_id
 from ..data.targets import SemanticTargets
 from ..engine.checks import check_dataset_mapper
 from ..seeding import derive_seed, seeded
-from .classes import class_colours, class_names
+from .classes import class_colours
 from .painting import rgb_picture
 from .panels import Segment
 
@@ -155,7 +156,7 @@ class SampleReader:
             raise ValueError(
                 f"{describe(record)}: label {wrong[0]} does not fit MODEL.ROI_HEADS.NUM_CLASSES = {self.num_classes}."
             )
-        names = class_names(self.metadata, self.num_classes)
+        names = self._class_names()
         colours = class_colours(self.metadata, self.num_classes)
         things = self._things()
         return [
@@ -163,13 +164,16 @@ class SampleReader:
             for mask, label in zip(_masks(instances), labels, strict=True)
         ]
 
+    def _class_names(self) -> list[str]:
+        return class_names(self.metadata, self.num_classes, of_things=not self._every_pixel_annotated)
+
     def _things(self) -> set[int]:
         """Labels of which each object is a target of its own; the others have one target for all their pixels."""
         if not self._every_pixel_annotated:
             return set(range(self.num_classes))
         if self.mapper.targets is SemanticTargets:
             return set()
-        return set(self.metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+        return thing_labels(self.metadata)
 
     def _crowds(self, record: DatasetDict) -> list[Segment]:
         size = self._recorder.before.shape[:2]
@@ -185,12 +189,10 @@ class SampleReader:
             shapes = [decode_segmentation(crowd["segmentation"], size, describe(record)) for crowd in crowds]
         after = self._recorder.done.apply_segmentation(np.zeros(size, dtype=np.uint8)).shape
         masks = transform_masks(shapes, self._recorder.done, after).tensor.numpy()
-        names = dict(enumerate(class_names(self.metadata, self.num_classes)))
+        names = self._class_names()
         labels = [crowd["category_id"] for crowd in crowds]  # not checked by any mapper, as nothing learns them
         return [
-            Segment(mask, names.get(label, f"class {label}"))
-            for mask, label in zip(masks, labels, strict=True)
-            if mask.any()
+            Segment(mask, class_name(names, label)) for mask, label in zip(masks, labels, strict=True) if mask.any()
         ]
 
     def _semantic(self, sem_seg: torch.Tensor | None) -> tuple[list[Segment] | None, np.ndarray | None]:
@@ -213,10 +215,7 @@ def _records(cfg: CfgNode, train: bool) -> list[DatasetDict]:
         return get_detection_dataset_dicts(
             cfg.DATASETS[key], filter_empty=train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
-    except (
-        KeyError,
-        AssertionError,
-    ) as error:  # Detectron2's ways to say that it knows no such dataset, or an empty one
+    except (KeyError, AssertionError) as error:  # so Detectron2 says that it knows no such dataset, or an empty one
         raise ValueError(f"DATASETS.{key}: {error.args[0]}") from error
 
 

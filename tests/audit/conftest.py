@@ -65,6 +65,10 @@ class Made:
         self.write()
         return audit_dataset(self.images, self.annotations, self.task, **(self.options | options))
 
+    def named(self, **options: Any) -> list[tuple[str, int | str | None, int | str | None]]:
+        """What an audit finds: the kind of each finding, its image and its annotation."""
+        return [(found.kind, found.image_id, found.annotation_id) for found in self.audit(**options).findings]
+
 
 def mask_of(rows: slice, columns: slice) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)

@@ -83,6 +83,16 @@ def test_boxes_of_ones_own_loader(mode, kinds, name, make):
     assert [finding.kind for finding in audit_registered(name).findings] == kinds
 
 
+def test_things_of_ones_own_loader_that_their_list_numbers_anew(name, make):
+    """As ADE20K's: label 1 is a thing, and the first in the list of things."""
+    annotation = {"category_id": 1, "segmentation": [[30, 10, 50, 10, 50, 20]]}
+    record = {"file_name": str(make("instance").image(1)), "height": 48, "width": 64, "annotations": [annotation]}
+    DatasetCatalog.register(name, lambda: [record])
+    names = {"thing_classes": ["bed", "car"], "stuff_classes": ["wall", "bed", "car"]}
+    MetadataCatalog.get(name).set(thing_dataset_id_to_contiguous_id={8: 1, 9: 2}, **names)
+    assert audit_registered(name).statistics["class_histogram"] == {"bed": 1, "car": 0}
+
+
 def test_what_loaders_leave_out(name, make):
     annotation = {"segmentation": [[30, 10, 50, 10, 50, 20]]}
     records = [{"file_name": str(make("instance").image(1)), "annotations": [annotation]}]

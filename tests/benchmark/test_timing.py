@@ -32,7 +32,7 @@ def counting_clock():
 def test_alternatives_run_in_turn_and_warm_up_does_not_count():
     order = []
     alternatives = {"a": recorded(order, "a"), "b": recorded(order, "b")}
-    timings = time_in_turn(alternatives, counting_clock(), repeats=2, warm_up=1)
+    timings = time_in_turn(alternatives, counting_clock(), repeats=2)
     assert order == ["prepare a", "run a", "prepare b", "run b"] * 3
     assert timings == {"a": Timing((3.0, 5.0)), "b": Timing((4.0, 6.0))}
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mask2former_ext.benchmark import straightforward
-from mask2former_ext.benchmark.model_measure import Effort, measure_peaks
+from mask2former_ext.benchmark.model_measure import Effort, ModelOptions, measure_peaks
 from mask2former_ext.benchmark.model_reports import wrong_rows
 from mask2former_ext.benchmark.model_variants import OWN, STRAIGHTFORWARD, TRANSFORMERS, Variant, build_subject
 from mask2former_ext.benchmark.models import Work
-from mask2former_ext.benchmark.train import TrainOptions, format_report, run_train_benchmark, train_job
+from mask2former_ext.benchmark.train import format_report, run_train_benchmark, train_job
 
 WORK = Work(size=(50, 70), output_size=(50, 70), batch=2, masks=3)
 QUICK = Effort(repeats=2, memory=False)
@@ -20,9 +20,10 @@ STAGES = {"data", "backbone", "pixel decoder", "decoder", "matching", "loss", "b
 
 def test_every_peer_does_the_same_and_has_its_figures(tiny_config, tiny_mask_rcnn):
     peers = ["straightforward", "transformers"]
-    report = run_train_benchmark(TrainOptions([tiny_config, tiny_mask_rcnn], WORK, peers, QUICK))
+    report = run_train_benchmark(ModelOptions([tiny_config, tiny_mask_rcnn], WORK, peers, QUICK))
     json.dumps(report, allow_nan=False)
     assert wrong_rows(report) == [] and report["not_measured"] == {}
+    assert (report["benchmark"], report["work"]["masks"]) == ("train", 3)
     own, plain, transformers, mask_rcnn = report["results"]
     assert own["loss"] == pytest.approx(plain["loss"], rel=1e-4)
     assert own["loss"] == pytest.approx(transformers["loss"], rel=0.2)  # at other points
@@ -79,7 +80,7 @@ def test_losses_that_differ_or_are_not_finite_are_wrong(tiny_config, monkeypatch
         return {name: value + (factor - 1) * value.detach() for name, value in original(*args).items()}
 
     monkeypatch.setattr(straightforward, "losses", changed)
-    report = run_train_benchmark(TrainOptions([tiny_config], WORK, ["straightforward"], QUICK))
+    report = run_train_benchmark(ModelOptions([tiny_config], WORK, ["straightforward"], QUICK))
     json.dumps(report, allow_nan=False)
     (failed,) = wrong_rows(report)
     assert "straightforward, training step: the loss is" in failed and text in failed

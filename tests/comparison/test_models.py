@@ -105,11 +105,21 @@ def test_what_cannot_be_compared_is_named(mask2former, mask_rcnn, tmp_path):
         r"Bad \(none\.yaml\): config file 'none\.yaml' does not exist", good, ModelSpec("Bad", "none.yaml", weights)
     )
     refused(r"Bad \(lazy\.py\): config file", ModelSpec("Bad", "lazy.py", weights))
-    refused(rf"Bad \({config_file}\): the weights 'none\.pth' do not exist", ModelSpec("Bad", config_file, "none.pth"))
+    refused(rf"Bad \({config_file}\): .*'none\.pth' does not exist", ModelSpec("Bad", config_file, "none.pth"))
     refused(rf"Bad \({config_file}\): there are no weights", ModelSpec("Bad", config_file))
     classes = [*CPU, "MODEL.ROI_HEADS.NUM_CLASSES", "80"]
-    refused("NUM_CLASSES is 80, but dataset .* has 2 classes", ModelSpec("Bad", *mask_rcnn), opts=classes)
+    refused(
+        "NUM_CLASSES is 80, but the labels of dataset .* are those of 2 classes",
+        ModelSpec("Bad", *mask_rcnn),
+        opts=classes,
+    )
     refused("metrics.json", ModelSpec("Bad", config_file, weights, tmp_path / "metrics.json"))
+
+
+def test_labels_must_be_the_datasets_not_only_as_many_as_it_has_things(mask_rcnn):
+    """ADE20K's instances are labelled by 0…99, things of its panoptic annotations by some of 0…149."""
+    with pytest.raises(ValueError, match="are those of 150 classes"):
+        build_candidate(ModelSpec("M", *mask_rcnn), "ade20k_panoptic_val", [*CPU, "MODEL.ROI_HEADS.NUM_CLASSES", "100"])
 
 
 def test_weights_that_do_not_fit_are_refused(mask_rcnn):

@@ -4,6 +4,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from PIL import Image
@@ -13,10 +14,10 @@ from mask2former_ext.comparison.regions import (
     THINGS,
     Region,
     RegionKeeper,
-    class_name,
     encode,
     found_regions,
     read_truth,
+    region_name,
 )
 
 SIZE = (6, 8)
@@ -124,14 +125,11 @@ def test_keeper_keeps_regions_of_all_images_and_some_inputs(output):
 def test_names_of_classes():
     metadata = Metadata(thing_classes=["car"], stuff_classes=["car", "sky"])
     named = [Region.of(block(0, 0), category, kind) for category, kind in ((0, THINGS), (1, STUFF), (7, THINGS))]
-    assert [class_name(region, metadata) for region in named] == ["car", "sky", "class 7"]
+    assert [region_name(region, metadata) for region in named] == ["car", "sky", "class 7"]
 
 
 def test_things_that_their_list_numbers_anew_have_the_names_of_their_labels():
     """As ADE20K's panoptic classes."""
-    metadata = Metadata(
-        thing_classes=["bed", "car"],
-        stuff_classes=["wall", "bed", "car"],
-        thing_dataset_id_to_contiguous_id={8: 1, 9: 2},
-    )
-    assert [class_name(Region.of(block(0, 0), label, THINGS), metadata) for label in (1, 2)] == ["bed", "car"]
+    metadata = MetadataCatalog.get("ade20k_panoptic_val")
+    named = [Region.of(block(0, 0), label, THINGS) for label in (7, 149, 150)]
+    assert [region_name(region, metadata) for region in named] == ["bed", "flag", "class 150"]

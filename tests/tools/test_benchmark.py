@@ -98,6 +98,17 @@ def test_a_gpu_that_is_not_there(tool, monkeypatch, capsys):
     assert "torch sees no GPU here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("device", "complaint"), [("tpu", "tpu is neither cpu nor cuda"), ("cuda:9", "sees only 1 here")]
+)
+def test_devices_that_do_not_exist(tool, monkeypatch, capsys, device, complaint):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SystemExit):
+        tool.main(["op", "--device", device])
+    assert complaint in capsys.readouterr().err
+
+
 def test_help_has_an_example(tool, capsys):
     commands = ("op", "data", "infer", "train")
     for command, arguments in (("op", ["--help"]), *((command, [command, "--help"]) for command in commands)):
@@ -215,7 +226,7 @@ def tiny_file(cfg, tmp_path):
 @pytest.mark.parametrize("command", ["infer", "train"])
 def test_models_give_tables_and_json(tool, tiny_cfg, tmp_path, capsys, command):
     config, files = tiny_file(tiny_cfg, tmp_path), [tmp_path / "new" / name for name in ("report.json", "report.md")]
-    arguments = [command, "--config-file", config, "--size", "50", "60", "--repeats", "1", "--no-memory"]
+    arguments = [command, "--configs", config, "--size", "50", "60", "--repeats", "1", "--no-memory"]
     arguments += ["--peers", "straightforward", "--json", str(files[0]), "--markdown", str(files[1])]
     assert tool.main(arguments) == 0
     shown = capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_warnings_do_so_when_strict(tool, labels, tmp_path, capsys):
     names.write_text("dark\nlight\nunseen\n")
     assert tool.main([*labels, "--classes", str(names)]) == 0
     assert "1 of 3 classes have no annotation: unseen." in capsys.readouterr().out
-    assert tool.main([*labels, "--class-names", str(names), "--strict"]) == 1
+    assert tool.main([*labels, "--classes", str(names), "--strict"]) == 1
 
 
 def test_the_ignore_label(tool, labels, capsys):

@@ -1,6 +1,7 @@
 """Sheets of captioned pictures: what stands where."""
 
 import numpy as np
+import pytest
 
 from mask2former_ext.visualization.grid import LINE_HEIGHT, MARGIN, Row, Tile, picture_grid
 
@@ -38,6 +39,14 @@ def test_captions_are_broken_to_the_width_of_their_picture():
     below = (MARGIN + 40, MARGIN, LINE_HEIGHT, 60)
     assert has_ink(one_line, *below) and not has_ink(one_line, MARGIN + 40, MARGIN + 60, LINE_HEIGHT, MARGIN)
     assert has_ink(three_lines, MARGIN + 40 + 2 * LINE_HEIGHT, *below[1:])
+
+
+@pytest.mark.parametrize("word", ["i", "m"])
+def test_titles_are_broken_before_the_edge_of_the_sheet(word):
+    words = " ".join([word] * 60)
+    sheet = picture_grid([Row([tile(BLUE), tile(GREEN)])], title=words, legend=words)
+    assert has_ink(sheet, 0, sheet.width - 5 * MARGIN, sheet.height, 3 * MARGIN)
+    assert not has_ink(sheet, 0, sheet.width - MARGIN, sheet.height, MARGIN)
 
 
 def test_labels_headings_and_bars_leave_the_pictures_free():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from mask2former_ext.data import build_training_loader
@@ -65,6 +65,15 @@ def test_instance_targets_leave_background(mapper, sample_cfg, segment_ids):
     (crowd,) = sample.crowds
     assert crowd.label == "dog" and (crowd.mask == padded(segment_ids == 300)).all()
     assert sample.void is None and sample.semantic is None and sample.ignored is None
+
+
+def test_instances_have_the_names_of_things(sample_cfg, dataset):
+    """Stuff may have labels of its own, of which there may be as many."""
+    metadata = MetadataCatalog.get(dataset)
+    del metadata.stuff_classes
+    metadata.stuff_classes = ["things", "sky"]
+    sample = only_sample(sample_cfg("mask_former_instance", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 2))
+    assert [segment.label for segment in [*sample.targets, *sample.crowds]] == ["cat", "dog"]
 
 
 def test_semantic_targets_are_one_a_class(sample_cfg, segment_ids):
