@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Inputs of 2^18 numbers and more gain, those of fewer do not. The border lies below, where little is lost, so that
-# encoders round alike on small images and on large ones.
-SMALLEST_INPUT = 2**16
+# Inputs of fewer numbers than this gain nothing.
+SMALLEST_INPUT = 2**18
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,10 +6,6 @@ namespace {
 
 #include "vectors.h"
 
-#include "sampling.h"
-
-#include "sampling_backward.h"
-
 // Memory for one thread. Not std::vector: its functions are shared between translation units, and the linker might keep
 // the one that was compiled for this instruction set.
 template <typename T>
@@ -23,13 +19,19 @@ class Buffer {
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  T* data() {
+  T* data() const {
     return data_;
   }
 
  private:
   T* data_;
 };
+
+#include "row_samples.h"
+
+#include "sampling_forward.h"
+
+#include "sampling_backward.h"
 
 inline int64_t largest_level(const Problem& problem) {
   int64_t largest = 0;
@@ -63,17 +65,16 @@ inline Row find_row(const Problem& problem, int64_t row) {
 
 template <typename T, typename A>
 void forward(const Problem& problem, const ForwardArrays<T, A>& arrays, int64_t begin, int64_t end) {
-  // one term more than there can be, because a corner is written before it is counted
-  Buffer<Term<T, A>> terms(4 * problem.samples() + 1);
+  RowSamples<A> samples(problem);
   for (int64_t i = begin; i < end; ++i) {
     const Row row = find_row(problem, i);
     const int64_t first_sample = row.output * problem.samples();
     forward_row(
-        problem,
-        arrays.value + row.first_value,
+        samples,
+        HeadValues<T>{arrays.value + row.first_value, problem.heads * problem.channels},
+        problem.channels,
         arrays.locations + 2 * first_sample,
         arrays.weights + first_sample,
-        terms.data(),
         arrays.output + row.output * problem.channels);
   }
 }
@@ -85,7 +86,7 @@ void forward_fused(
     const Projections<A>& projections,
     int64_t begin,
     int64_t end) {
-  Buffer<Term<T, A>> terms(4 * problem.samples() + 1);
+  RowSamples<A> samples(problem);
   Buffer<A> locations(2 * problem.samples());
   Buffer<A> weights(problem.samples());
   for (int64_t i = begin; i < end; ++i) {
@@ -100,11 +101,11 @@ void forward_fused(
         locations.data(),
         weights.data());
     forward_row(
-        problem,
-        arrays.value + row.first_value,
+        samples,
+        HeadValues<T>{arrays.value + row.first_value, problem.heads * problem.channels},
+        problem.channels,
         locations.data(),
         weights.data(),
-        terms.data(),
         arrays.output + row.output * problem.channels);
   }
 }

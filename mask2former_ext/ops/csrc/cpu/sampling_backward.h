@@ -1,5 +1,42 @@
 // Gradients of the samples of one head and level. Included by kernels_impl.h, without a guard.
 
+// Corners of a sample: top left, top right, bottom left, bottom right.
+template <typename A>
+struct Sample {
+  int64_t pixel[4];  // in the level; of a corner outside the level any pixel inside, at weight zero
+  bool inside[4];
+  A weight[4];       // bilinear
+  A dx, dy;          // distance from the top left corner, in pixels
+  bool any;          // whether any corner is inside
+};
+
+template <typename A>
+inline Sample<A> locate(const Level& level, const A* location) {
+  Sample<A> sample;
+  const A x = location[0] * static_cast<A>(level.width) - A(0.5);
+  const A y = location[1] * static_cast<A>(level.height) - A(0.5);
+  // Written so that NaN counts as outside.
+  sample.any = x > A(-1) && y > A(-1) && x < static_cast<A>(level.width) && y < static_cast<A>(level.height);
+  if (!sample.any) {
+    return sample;
+  }
+  const A left = std::floor(x), top = std::floor(y);
+  const int64_t column = static_cast<int64_t>(left), row = static_cast<int64_t>(top);
+  sample.dx = x - left;
+  sample.dy = y - top;
+  const bool columns[2] = {column >= 0, column + 1 < level.width};
+  const bool rows[2] = {row >= 0, row + 1 < level.height};
+  const A horizontal[2] = {A(1) - sample.dx, sample.dx};
+  const A vertical[2] = {A(1) - sample.dy, sample.dy};
+  for (int corner = 0; corner < 4; ++corner) {
+    const int right = corner & 1, bottom = corner >> 1;
+    sample.inside[corner] = columns[right] && rows[bottom];
+    sample.pixel[corner] = sample.inside[corner] ? (row + bottom) * level.width + column + right : 0;
+    sample.weight[corner] = horizontal[right] * vertical[bottom];
+  }
+  return sample;
+}
+
 // What one corner of a sample contributes to the gradients: adds factor · grad to grad_value, and returns grad · value,
 // summed over channels. VECTORS > 0 says that there are so many vectors of channels, which then stay in registers.
 template <int VECTORS, typename T, typename A>

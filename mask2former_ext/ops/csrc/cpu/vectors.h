@@ -20,6 +20,41 @@ using Vector = typename VectorOf<T>::type;
 template <typename T>
 constexpr int kLanes = 64 / sizeof(T);
 
+// As many integers of the same size; what comparisons of vectors give, -1 for true.
+template <typename T>
+using Integer = std::conditional_t<std::is_same_v<T, double>, int64_t, int32_t>;
+
+template <>
+struct VectorOf<int32_t> {
+  typedef int32_t type __attribute__((vector_size(64)));
+};
+
+template <>
+struct VectorOf<int64_t> {
+  typedef int64_t type __attribute__((vector_size(64)));
+};
+
+template <typename T>
+using Integers = Vector<Integer<T>>;
+
+template <typename T>
+inline Integers<T> load_integers(const Integer<T>* source) {
+  Integers<T> result;
+  std::memcpy(&result, source, sizeof(result));
+  return result;
+}
+
+template <typename T>
+inline void store_integers(Integer<T>* target, const Integers<T>& vector) {
+  std::memcpy(target, &vector, sizeof(vector));
+}
+
+template <typename T>
+inline Integers<T> floor_to_integers(const Vector<T>& vector) {
+  const Integers<T> towards_zero = __builtin_convertvector(vector, Integers<T>);
+  return towards_zero + (__builtin_convertvector(towards_zero, Vector<T>) > vector);
+}
+
 // Sums of half precisions are float.
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
