@@ -87,6 +87,13 @@ EDITS: tuple[Edit, ...] = (
     ),
     Edit(
         "detectron2/utils/visualizer.py",
+        r"^( +)return modified_color$",
+        r"\1return tuple(min(channel, 1.0) for channel in modified_color)",
+        1,
+        "the lighter of a light colour may be a rounding error above 1, which Matplotlib refuses",
+    ),
+    Edit(
+        "detectron2/utils/visualizer.py",
         _PANOPTICAPI,
         "from detectron2.utils.panoptic_id import rgb2id",
         1,

@@ -154,7 +154,7 @@ class SetCriterion(nn.Module):
         for image, ((queries, masks), target) in enumerate(zip(assignments, targets, strict=True)):
             classes[:, image].scatter_(1, queries, target.labels[masks])
         # of two axes: PyTorch has no deterministic loss of more on CUDA
-        terms = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), self.empty_weight, reduction="none")
+        terms = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), self.empty_weight.float(), reduction="none")
         return terms.view(len(predictions), -1).sum(1)
 
     def _denominators(

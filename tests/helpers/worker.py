@@ -54,7 +54,8 @@ class Recorder(HookBase):
 class RecordingTrainer(Trainer):
     @classmethod
     def build_model(cls, cfg):
-        model = super().build_model(cfg)
+        # Attention masks are cut at zero: a logit that float32 rounds to the other side would change all that follows.
+        model = super().build_model(cfg).double()
         model.register_forward_pre_hook(cls._count)
         return model
 
