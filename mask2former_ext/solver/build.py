@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.backends.opt_einsum
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from torch import nn
@@ -53,7 +55,8 @@ def _lamb(cfg: CfgNode) -> OptimizerRecipe:
             "implementation only, timm's. Append: SOLVER.OPTIMIZER_IMPLEMENTATION auto"
         )
     try:
-        timm_optim = importlib.import_module("timm.optim")
+        with _torch_settings_kept():
+            timm_optim = importlib.import_module("timm.optim")
     except ImportError as error:
         raise ImportError(
             "SOLVER.OPTIMIZER is 'LAMB', which is timm's, and timm cannot be imported. Install it by "
@@ -61,6 +64,23 @@ def _lamb(cfg: CfgNode) -> OptimizerRecipe:
         ) from error
     # gradients are clipped by SOLVER.CLIP_GRADIENTS or not at all
     return timm_optim.Lamb, {"max_grad_norm": None}
+
+
+@contextmanager
+def _torch_settings_kept() -> Iterator[None]:
+    """Undo what an import of timm.optim changes for the whole process: with its settings torch.compile would compile
+    anew without end, and every einsum look for the best order of its products."""
+    settings = (
+        (importlib.import_module("torch._dynamo").config, "cache_size_limit"),
+        (torch.backends.opt_einsum, "strategy"),
+    )
+    before = [getattr(owner, name) for owner, name in settings]
+    try:
+        yield
+    finally:
+        for (owner, name), value in zip(settings, before, strict=True):
+            if getattr(owner, name) != value:
+                setattr(owner, name, value)
 
 
 # SOLVER.OPTIMIZER -> the class and its arguments beside parameters and learning rate

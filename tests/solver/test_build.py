@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,25 @@ def test_lamb_clips_by_the_config_alone(cfg):
     optimizer.step()
     torch.testing.assert_close(torch.cat([p.grad for p in model]), torch.tensor([0.3, 0.4]))
     assert optimizer.defaults["max_grad_norm"] is None
+
+
+def test_lamb_leaves_the_settings_of_torch_alone():
+    """In a process that has not imported timm.optim: it lets torch.compile compile anew a million times."""
+    program = """
+import torch._dynamo, torch.backends.opt_einsum
+settings = lambda: (torch._dynamo.config.cache_size_limit, torch.backends.opt_einsum.strategy)
+before = settings()
+from mask2former_ext.config import get_cfg_defaults
+from mask2former_ext.solver import build_optimizer
+cfg = get_cfg_defaults()
+cfg.MODEL.META_ARCHITECTURE = "MaskFormer"
+cfg.SOLVER.OPTIMIZER = "LAMB"
+build_optimizer(cfg, torch.nn.Linear(2, 2))
+import sys
+assert "timm.optim" in sys.modules
+assert settings() == before, (settings(), before)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_lamb_has_one_implementation(cfg):
