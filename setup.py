@@ -46,7 +46,7 @@ EXTRAS_REQUIRE = {
     "evaluation": ["cityscapesscripts>=2.3", "lvis>=0.5.3"],
 }
 EXTRAS_REQUIRE["dev"] = [
-    *("pytest>=7.0", "ruff>=0.9", "mypy>=1.10"),
+    *("pytest>=7.3", "ruff>=0.9", "mypy>=1.10"),
     *(requirement for optional in EXTRAS_REQUIRE.values() for requirement in optional),
 ]
 

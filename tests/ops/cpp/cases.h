@@ -3,8 +3,12 @@
 #pragma once
 
 #include "../../../mask2former_ext/ops/csrc/problem.h"
+#include "check.h"
+#include "naive.h"
 
 #include <cstdint>
+#include <limits>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -65,6 +69,44 @@ inline std::vector<Case> all() {
   result.push_back({make_problem(0, 2, 32, 3, 2, {{2, 3}}), 0, 1, 2});
   result.push_back({make_problem(2, 2, 32, 0, 2, {{2, 3}}), 0, 1, 2});
   return result;
+}
+
+// Locations that are not drawn but chosen.
+struct Special {
+  Problem problem;
+  naive::Inputs inputs;
+};
+
+// In multiples of an eighth of a pixel: on corners, on edges, and exactly where samples begin to count.
+inline Special on_edges(std::mt19937& generator) {
+  constexpr int64_t kQueries = 97 * 3, kChannels = 17;
+  Special special{
+      make_problem(1, 1, kChannels, kQueries, 1, {{4, 8}}),
+      {check::draw<float>(generator, 32 * kChannels, -1, 1), {}, std::vector<double>(kQueries, 0.5),
+       check::draw<float>(generator, kQueries * kChannels, -1, 1)}};
+  for (int i = 0; i < 97; ++i) {
+    for (double y : {-0.125, 0.4375, 1.0}) {
+      special.inputs.locations.insert(special.inputs.locations.end(), {(i - 16) / 64.0, y});
+    }
+  }
+  return special;
+}
+
+// Far away, infinite and NaN, which count as outside; casting such a number to an integer would be undefined.
+inline Special extreme(std::mt19937& generator) {
+  const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<double> extremes{1e30, -1e30, 3.4e38, -3.4e38, infinity, -infinity, nan, 0.5};
+  constexpr int64_t kQueries = 64, kChannels = 33;
+  Special special{
+      make_problem(1, 1, kChannels, kQueries, 1, {{3, 5}}),
+      {check::draw<float>(generator, 15 * kChannels, -1, 1), {}, std::vector<double>(kQueries, 1.0),
+       check::draw<float>(generator, kQueries * kChannels, -1, 1)}};
+  for (double x : extremes) {
+    for (double y : extremes) {
+      special.inputs.locations.insert(special.inputs.locations.end(), {x, y});
+    }
+  }
+  return special;
 }
 
 }  // namespace cases

@@ -104,18 +104,8 @@ void test_fixed_point(const Case& c, const naive::Inputs& inputs, const naive::G
 }
 
 template <typename T>
-void test_case(const Case& c, double tolerance, std::mt19937& generator) {
-  using A = Accumulator<T>;
+void test_inputs(const Case& c, const naive::Inputs& inputs, double tolerance) {
   const Problem& p = c.problem;
-  const int64_t rows = p.batch * p.queries * p.heads, samples = rows * p.samples();
-  const naive::Inputs inputs{
-      check::draw<T>(generator, p.batch * p.pixels * p.heads * p.channels, -1, 1),
-      check::draw<A>(generator, 2 * samples, c.low, c.high),
-      check::draw<A>(generator, samples, 0, 1),
-      check::draw<T>(generator, rows * p.channels, -1, 1)};
-  if (rows == 0) {
-    return;  // nothing is launched
-  }
   const Array<T> value(inputs.value);
   const auto expected = naive::forward(p, inputs);
   const bool is_float = std::is_same_v<T, float>;  // which stands for all where the type makes no difference
@@ -126,7 +116,7 @@ void test_case(const Case& c, double tolerance, std::mt19937& generator) {
     run_forward<T, uint64_t>(p, value, inputs, wide);
     check::that(output.numbers() == wide.numbers(), describe(c, "CUDA", "forward with wide addresses"));
   }
-  if (samples > 0) {
+  if (!inputs.weights.empty()) {
     const naive::Gradients gradients = naive::backward(p, inputs);
     test_floating<T, uint32_t>(c, inputs, gradients, tolerance);
     if (is_float) {
@@ -135,6 +125,21 @@ void test_case(const Case& c, double tolerance, std::mt19937& generator) {
     if (is_float || std::is_same_v<T, double>) {
       test_fixed_point<T, uint32_t>(c, inputs, gradients, tolerance);
     }
+  }
+}
+
+template <typename T>
+void test_case(const Case& c, double tolerance, std::mt19937& generator) {
+  using A = Accumulator<T>;
+  const Problem& p = c.problem;
+  const int64_t rows = p.batch * p.queries * p.heads, samples = rows * p.samples();
+  const naive::Inputs inputs{
+      check::draw<T>(generator, p.batch * p.pixels * p.heads * p.channels, -1, 1),
+      check::draw<A>(generator, 2 * samples, c.low, c.high),
+      check::draw<A>(generator, samples, 0, 1),
+      check::draw<T>(generator, rows * p.channels, -1, 1)};
+  if (rows > 0) {  // otherwise nothing is launched
+    test_inputs<T>(c, inputs, tolerance);
   }
 }
 
@@ -168,6 +173,10 @@ void test_kernels() {
     test_case<double>(c, 1e-12, generator);
     test_case<c10::BFloat16>(c, 1.0 / 200, generator);
     test_case<c10::Half>(c, 1.0 / 1600, generator);
+  }
+  for (const cases::Special& special : {cases::on_edges(generator), cases::extreme(generator)}) {
+    test_inputs<float>({special.problem, 0, 0, 2}, special.inputs, 1e-5);
+    test_inputs<double>({special.problem, 0, 0, 2}, special.inputs, 1e-5);
   }
   std::printf("CUDA kernels, run on the CPU\n");
 }

@@ -163,39 +163,11 @@ void test_case_of_all_types(const Case& c, std::mt19937& generator) {
   test_case<c10::Half, float>(c, 1.0 / 1600, generator);
 }
 
-// Locations in multiples of an eighth of a pixel: on corners, on edges, and exactly where samples begin to count.
-template <typename T, typename A>
-void test_edges(std::mt19937& generator) {
-  const Case c{make_problem(1, 1, 17, 97 * 3, 1, {{4, 8}}), 0, 0, 2};
-  naive::Inputs inputs{
-      check::draw<T>(generator, 32 * 17, -1, 1), {}, std::vector<double>(97 * 3, 0.5),
-      check::draw<T>(generator, 97 * 3 * 17, -1, 1)};
-  for (int i = 0; i < 97; ++i) {
-    for (double y : {-0.125, 0.4375, 1.0}) {
-      inputs.locations.insert(inputs.locations.end(), {(i - 16) / 64.0, y});
-    }
-  }
-  for (const Variant<T, A>& kernels : variants<T, A>()) {
-    test_plain(c, kernels, inputs, 1e-5);
-  }
-}
-
-// Far away, infinite and NaN locations count as outside; casting such a number to an integer would be undefined.
-template <typename T, typename A>
-void test_extremes(std::mt19937& generator) {
-  const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
-  const std::vector<double> extremes{1e30, -1e30, 3.4e38, -3.4e38, infinity, -infinity, nan, 0.5};
-  const Case c{make_problem(1, 1, 33, 64, 1, {{3, 5}}), 0, 0, 2};
-  naive::Inputs inputs{
-      check::draw<T>(generator, 15 * 33, -1, 1), {}, std::vector<double>(64, 1.0),
-      check::draw<T>(generator, 64 * 33, -1, 1)};
-  for (double x : extremes) {
-    for (double y : extremes) {
-      inputs.locations.insert(inputs.locations.end(), {x, y});
-    }
-  }
-  for (const Variant<T, A>& kernels : variants<T, A>()) {
-    test_plain(c, kernels, inputs, 1e-5);
+// At single precision's tolerance, whose locations both types are given.
+template <typename A>
+void test_special(const cases::Special& special) {
+  for (const Variant<A, A>& kernels : variants<A, A>()) {
+    test_plain({special.problem, 0, 0, 2}, kernels, special.inputs, 1e-5);
   }
 }
 
@@ -206,10 +178,10 @@ void test_kernels() {
   for (const Case& c : cases::all()) {
     test_case_of_all_types(c, generator);
   }
-  test_edges<float, float>(generator);
-  test_edges<double, double>(generator);
-  test_extremes<float, float>(generator);
-  test_extremes<double, double>(generator);
+  for (const cases::Special& special : {cases::on_edges(generator), cases::extreme(generator)}) {
+    test_special<float>(special);
+    test_special<double>(special);
+  }
   std::printf("kernels:");
   for (const auto& kernels : variants<float, float>()) {
     std::printf(" %s", kernels.name);

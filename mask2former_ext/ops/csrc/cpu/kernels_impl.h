@@ -27,7 +27,7 @@ class Buffer {
   T* data_;
 };
 
-#include "row_samples.h"
+#include "samples.h"
 
 #include "sampling_forward.h"
 
@@ -65,7 +65,7 @@ inline Row find_row(const Problem& problem, int64_t row) {
 
 template <typename T, typename A>
 void forward(const Problem& problem, const ForwardArrays<T, A>& arrays, int64_t begin, int64_t end) {
-  RowSamples<A> samples(problem);
+  Samples<A> samples(problem.samples(), [&](int64_t i) { return problem.levels[i / problem.points]; });
   for (int64_t i = begin; i < end; ++i) {
     const Row row = find_row(problem, i);
     const int64_t first_sample = row.output * problem.samples();
@@ -86,7 +86,7 @@ void forward_fused(
     const Projections<A>& projections,
     int64_t begin,
     int64_t end) {
-  RowSamples<A> samples(problem);
+  Samples<A> samples(problem.samples(), [&](int64_t i) { return problem.levels[i / problem.points]; });
   Buffer<A> locations(2 * problem.samples());
   Buffer<A> weights(problem.samples());
   for (int64_t i = begin; i < end; ++i) {

@@ -1,41 +1,58 @@
 // Gradients of the samples of one head and level. Included by kernels_impl.h, without a guard.
 
-// Corners of a sample: top left, top right, bottom left, bottom right.
+// Gradients of the weights and locations of samples, worked out a vector of them at a time.
 template <typename A>
-struct Sample {
-  int64_t pixel[4];  // in the level; of a corner outside the level any pixel inside, at weight zero
-  bool inside[4];
-  A weight[4];       // bilinear
-  A dx, dy;          // distance from the top left corner, in pixels
-  bool any;          // whether any corner is inside
-};
+class SampleGradients {
+ public:
+  explicit SampleGradients(const Samples<A>& samples) : samples_(samples), numbers_(kNumbers * samples.padded()) {
+    std::memset(numbers_.data(), 0, sizeof(A) * kNumbers * samples.padded());
+  }
 
-template <typename A>
-inline Sample<A> locate(const Level& level, const A* location) {
-  Sample<A> sample;
-  const A x = location[0] * static_cast<A>(level.width) - A(0.5);
-  const A y = location[1] * static_cast<A>(level.height) - A(0.5);
-  // Written so that NaN counts as outside.
-  sample.any = x > A(-1) && y > A(-1) && x < static_cast<A>(level.width) && y < static_cast<A>(level.height);
-  if (!sample.any) {
-    return sample;
+  // The output's gradient times the corner's value, summed over channels; zero for a corner outside.
+  void set_product(int corner, int64_t sample, A product) {
+    number(kProducts + corner)[sample] = product;
   }
-  const A left = std::floor(x), top = std::floor(y);
-  const int64_t column = static_cast<int64_t>(left), row = static_cast<int64_t>(top);
-  sample.dx = x - left;
-  sample.dy = y - top;
-  const bool columns[2] = {column >= 0, column + 1 < level.width};
-  const bool rows[2] = {row >= 0, row + 1 < level.height};
-  const A horizontal[2] = {A(1) - sample.dx, sample.dx};
-  const A vertical[2] = {A(1) - sample.dy, sample.dy};
-  for (int corner = 0; corner < 4; ++corner) {
-    const int right = corner & 1, bottom = corner >> 1;
-    sample.inside[corner] = columns[right] && rows[bottom];
-    sample.pixel[corner] = sample.inside[corner] ? (row + bottom) * level.width + column + right : 0;
-    sample.weight[corner] = horizontal[right] * vertical[bottom];
+  void differentiate() {
+    for (int64_t i = 0; i < samples_.padded(); i += kLanes<A>) {
+      differentiate_vector(i);
+    }
   }
-  return sample;
-}
+
+  A of_weight(int64_t sample) const {
+    return numbers_.data()[kWeight * samples_.padded() + sample];
+  }
+  A of_x(int64_t sample) const {
+    return numbers_.data()[kX * samples_.padded() + sample];
+  }
+  A of_y(int64_t sample) const {
+    return numbers_.data()[kY * samples_.padded() + sample];
+  }
+
+ private:
+  enum { kWeight, kX, kY, kProducts, kNumbers = kProducts + 4 };
+
+  A* number(int64_t field) {
+    return numbers_.data() + field * samples_.padded();
+  }
+
+  void differentiate_vector(int64_t i) {
+    Vector<A> products[4];
+    for (int corner = 0; corner < 4; ++corner) {
+      products[corner] = load(number(kProducts + corner) + i);
+    }
+    const Vector<A> dx = load(samples_.dx() + i), dy = load(samples_.dy() + i);
+    const Vector<A> above = products[1] - products[0], below = products[3] - products[2];
+    const Vector<A> top = products[0] + dx * above, bottom = products[2] + dx * below;
+    const Vector<A> down = bottom - top;
+    const Vector<A> weight = load(samples_.weights() + i);
+    store(number(kWeight) + i, Vector<A>(top + dy * down));
+    store(number(kX) + i, Vector<A>(weight * (above + dy * (below - above)) * load(samples_.widths() + i)));
+    store(number(kY) + i, Vector<A>(weight * down * load(samples_.heights() + i)));
+  }
+
+  const Samples<A>& samples_;
+  Buffer<A> numbers_;
+};
 
 // What one corner of a sample contributes to the gradients: adds factor · grad to grad_value, and returns grad · value,
 // summed over channels. VECTORS > 0 says that there are so many vectors of channels, which then stay in registers.
@@ -73,36 +90,52 @@ struct LevelSlice {
   int64_t sample_stride;  // from query to query
 };
 
+// Queries whose samples are worked out together.
+template <typename A>
+inline int64_t queries_at_once(const Problem& problem) {
+  return std::max<int64_t>(1, 4 * kLanes<A> / std::max<int64_t>(1, problem.points));
+}
+
 template <int VECTORS, typename T, typename A>
 void backward_level(const Problem& problem, const Level& level, const LevelSlice<T, A>& slice) {
-  for (int64_t query = 0; query < problem.queries; ++query) {
-    const T* grad_output = slice.grad_output + query * slice.query_stride;
-    for (int64_t point = 0; point < problem.points; ++point) {
-      const int64_t i = query * slice.sample_stride + point;
-      const Sample<A> sample = locate(level, slice.locations + 2 * i);
-      const A weight = slice.weights[i];
-      A products[4] = {0, 0, 0, 0};  // of grad_output with each corner's value
-      for (int corner = 0; sample.any && corner < 4; ++corner) {
-        if (sample.inside[corner]) {
-          products[corner] = backward_corner<VECTORS>(
-              grad_output,
-              slice.value + sample.pixel[corner] * slice.value_stride,
-              slice.grad_value + sample.pixel[corner] * slice.grad_stride,
-              weight * sample.weight[corner],
-              problem.channels);
+  const int64_t block = std::min(queries_at_once<A>(problem), problem.queries);
+  Samples<A> samples(block * problem.points, [&](int64_t) { return Level{level.height, level.width, 0}; });
+  SampleGradients<A> gradients(samples);
+  for (int64_t first = 0; first < problem.queries; first += block) {
+    const int64_t end = std::min(first + block, problem.queries);
+    // Calls use(sample, query, where its arrays have it) for each sample of the block.
+    const auto for_each_sample = [&](auto use) {
+      int64_t sample = 0;
+      for (int64_t query = first; query < end; ++query) {
+        for (int64_t point = 0; point < problem.points; ++point, ++sample) {
+          use(sample, query, query * slice.sample_stride + point);
         }
       }
-      A grad_weight = 0, grad_x = 0, grad_y = 0;
-      if (sample.any) {
-        for (int corner = 0; corner < 4; ++corner) {
-          grad_weight += sample.weight[corner] * products[corner];
-        }
-        grad_x = (A(1) - sample.dy) * (products[1] - products[0]) + sample.dy * (products[3] - products[2]);
-        grad_y = (A(1) - sample.dx) * (products[2] - products[0]) + sample.dx * (products[3] - products[1]);
+    };
+    for_each_sample([&](int64_t sample, int64_t, int64_t i) {
+      samples.set(sample, slice.locations + 2 * i, slice.weights[i]);
+    });
+    samples.locate();
+    for_each_sample([&](int64_t sample, int64_t query, int64_t) {
+      const int inside = samples.inside(sample);
+      const int64_t pixel = samples.pixel(sample);
+      for (int corner = 0; corner < 4; ++corner) {
+        const int64_t place = pixel + (corner & 1) + (corner >> 1) * level.width;
+        const A product = inside >> corner & 1 ? backward_corner<VECTORS>(
+                                                     slice.grad_output + query * slice.query_stride,
+                                                     slice.value + place * slice.value_stride,
+                                                     slice.grad_value + place * slice.grad_stride,
+                                                     samples.factor(corner, sample),
+                                                     problem.channels)
+                                               : A(0);
+        gradients.set_product(corner, sample, product);
       }
-      slice.grad_weights[i] = grad_weight;
-      slice.grad_locations[2 * i] = weight * grad_x * static_cast<A>(level.width);
-      slice.grad_locations[2 * i + 1] = weight * grad_y * static_cast<A>(level.height);
-    }
+    });
+    gradients.differentiate();
+    for_each_sample([&](int64_t sample, int64_t, int64_t i) {
+      slice.grad_weights[i] = gradients.of_weight(sample);
+      slice.grad_locations[2 * i] = gradients.of_x(sample);
+      slice.grad_locations[2 * i + 1] = gradients.of_y(sample);
+    });
   }
 }

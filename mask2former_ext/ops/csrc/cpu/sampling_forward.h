@@ -1,21 +1,5 @@
 // What becomes of a row's samples forwards. Included by kernels_impl.h, without a guard.
 
-// Calls use(corner) for each corner that is inside. Almost all samples have all four.
-template <typename Use>
-inline void for_each_corner(int inside, Use use) {
-  if (inside == 15) {
-    for (int corner = 0; corner < 4; ++corner) {
-      use(corner);
-    }
-    return;
-  }
-  for (int corner = 0; corner < 4; ++corner) {
-    if (inside >> corner & 1) {
-      use(corner);
-    }
-  }
-}
-
 // Where the values of a row's head begin, and how far from one pixel to the next.
 template <typename T>
 struct HeadValues {
@@ -25,7 +9,7 @@ struct HeadValues {
 
 // VECTORS vectors of channels at once, their sums in registers.
 template <int VECTORS, typename T, typename A>
-inline void sum_vectors(const RowSamples<A>& samples, const HeadValues<T>& values, int64_t offset, T* output) {
+inline void sum_vectors(const Samples<A>& samples, const HeadValues<T>& values, int64_t offset, T* output) {
   Vector<A> sums[VECTORS] = {};
   for (int64_t i = 0; i < samples.count(); ++i) {
     const int64_t pixel = samples.pixel(i), width = samples.width(i);
@@ -44,7 +28,7 @@ inline void sum_vectors(const RowSamples<A>& samples, const HeadValues<T>& value
 }
 
 template <typename T, typename A>
-inline void sum_channel(const RowSamples<A>& samples, const HeadValues<T>& values, int64_t channel, T* output) {
+inline void sum_channel(const Samples<A>& samples, const HeadValues<T>& values, int64_t channel, T* output) {
   A total = 0;
   for (int64_t i = 0; i < samples.count(); ++i) {
     for_each_corner(samples.inside(i), [&](int corner) {
@@ -58,13 +42,16 @@ inline void sum_channel(const RowSamples<A>& samples, const HeadValues<T>& value
 // Output of one head of one query, from its L·P locations and weights.
 template <typename T, typename A>
 inline void forward_row(
-    RowSamples<A>& samples,
+    Samples<A>& samples,
     const HeadValues<T>& values,
     int64_t channels,
     const A* location,
     const A* weight,
     T* output) {
-  samples.locate(location, weight);
+  for (int64_t i = 0; i < samples.count(); ++i) {
+    samples.set(i, location + 2 * i, weight[i]);
+  }
+  samples.locate();
   int64_t offset = 0;
   for (; offset + 4 * kLanes<A> <= channels; offset += 4 * kLanes<A>) {
     sum_vectors<4>(samples, values, offset, output);

@@ -38,18 +38,6 @@ template <typename T>
 using Integers = Vector<Integer<T>>;
 
 template <typename T>
-inline Integers<T> load_integers(const Integer<T>* source) {
-  Integers<T> result;
-  std::memcpy(&result, source, sizeof(result));
-  return result;
-}
-
-template <typename T>
-inline void store_integers(Integer<T>* target, const Integers<T>& vector) {
-  std::memcpy(target, &vector, sizeof(vector));
-}
-
-template <typename T>
 inline Integers<T> floor_to_integers(const Vector<T>& vector) {
   const Integers<T> towards_zero = __builtin_convertvector(vector, Integers<T>);
   return towards_zero + (__builtin_convertvector(towards_zero, Vector<T>) > vector);
@@ -59,14 +47,9 @@ inline Integers<T> floor_to_integers(const Vector<T>& vector) {
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-inline Vector<float> load(const float* source) {
-  Vector<float> result;
-  std::memcpy(&result, source, sizeof(result));
-  return result;
-}
-
-inline Vector<double> load(const double* source) {
-  Vector<double> result;
+template <typename T>
+inline Vector<T> load(const T* source) {
+  Vector<T> result;
   std::memcpy(&result, source, sizeof(result));
   return result;
 }

@@ -63,11 +63,13 @@ template <typename A, typename Index>
 __device__ __forceinline__ Sample<A, Index> locate(
     const Sizes& sizes, int level, Index pixel_step, const A* __restrict__ location, const A* __restrict__ weight) {
   const int height = sizes.height[level], width = sizes.width[level];
-  const A x = location[0] * static_cast<A>(width) - static_cast<A>(0.5);
-  const A y = location[1] * static_cast<A>(height) - static_cast<A>(0.5);
+  A x = location[0] * static_cast<A>(width) - static_cast<A>(0.5);
+  A y = location[1] * static_cast<A>(height) - static_cast<A>(0.5);
   // NaN is not near. There is no branch, so that the weight is on its way while the location is looked at.
   const bool is_near = x > A(-1) && y > A(-1) && x < static_cast<A>(width) && y < static_cast<A>(height);
-  const A left = is_near ? floor(x) : A(0), top = is_near ? floor(y) : A(0);
+  x = is_near ? x : A(0);  // finite, so that a factor of zero makes nothing of it
+  y = is_near ? y : A(0);
+  const A left = floor(x), top = floor(y);
   const int column = static_cast<int>(left), row = static_cast<int>(top);
   const bool has_left = column >= 0, has_right = column + 1 < width;
   const bool has_top = is_near && row >= 0, has_bottom = is_near && row + 1 < height;
