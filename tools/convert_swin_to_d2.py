@@ -10,7 +10,8 @@ from pathlib import Path
 from mask2former_ext.checkpoint.convert import convert_file, convert_swin
 
 EPILOG = """
-The input is a .pth file of the authors of Swin Transformer (version 1). The configs in configs/*/*/swin expect the
+The input is a .pth file of the authors of Swin Transformer (version 1), or timm's of that model, which may be a
+.safetensors file too. The configs in configs/*/*/swin expect the
 output in the working directory, under the name of the input with the ending .pkl.
 
 example: python tools/convert_swin_to_d2.py swin_tiny_patch4_window7_224.pth swin_tiny_patch4_window7_224.pkl
@@ -21,7 +22,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("input", metavar="INPUT", type=Path, help="a .pth file of Swin classification weights")
+    parser.add_argument("input", metavar="INPUT", type=Path, help="a .pth or .safetensors file of Swin classification weights")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="the .pkl file to write, for MODEL.WEIGHTS")
     return parser.parse_args(arguments)
 

@@ -25,6 +25,7 @@ WRAPPERS = ("model", "state_dict")
 
 SWIN_SIGNATURE = ("patch_embed.proj.weight", "layers.0.blocks.0.attn.relative_position_bias_table")
 SWIN_UNUSED = re.compile(r"(head|norm)\.(fc\.)?(weight|bias)|.*\.attn_mask")  # attn_mask is for one image size
+SWIN_DOWNSAMPLE = re.compile(r"layers\.(?P<stage>\d+)\.(?P<rest>downsample\..+)")
 
 RESNET_SIGNATURE = ("conv1.weight", "layer1.0.conv1.weight")
 RESNET_UNUSED = re.compile(r"fc\.(weight|bias)|.*num_batches_tracked")
@@ -35,7 +36,7 @@ DOWNSAMPLE = {"downsample.0": "shortcut", "downsample.1": "shortcut.norm"}
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a ``.pth`` file that holds them alone, or under "model" or "state_dict".
+    """Read the weights of a ``.pth`` or ``.safetensors`` file: alone, or under "model" or "state_dict".
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,13 +54,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def convert_swin(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keep what ``D2SwinTransformer`` has of a Swin Transformer's classification weights; the names are its own.
+    """Keep what ``D2SwinTransformer`` has of a Swin Transformer's classification weights.
+
+    The names are those of its authors; timm's differ in that patches are merged at the start of the next stage.
 
     Raises:
         ValueError: these are not the weights of a Swin Transformer, or of its second version.
     """
-    _check_signature(weights, SWIN_SIGNATURE, "a Swin Transformer (version 1) in the layout of its authors")
-    return {key: value for key, value in weights.items() if not SWIN_UNUSED.fullmatch(key)}
+    _check_signature(weights, SWIN_SIGNATURE, "a Swin Transformer (version 1) in the layout of its authors or of timm")
+    kept = {key: value for key, value in weights.items() if not SWIN_UNUSED.fullmatch(key)}
+    if any(key.startswith("layers.0.downsample.") for key in kept):
+        return kept
+    return {_downsample_of_stage_before(key): value for key, value in kept.items()}
 
 
 def convert_torchvision_resnet(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -101,6 +107,11 @@ def convert_file(source: str | Path, target: str | Path, convert: Callable[..., 
 def _to_numpy(value: Tensor) -> np.ndarray:
     value = value.detach()  # older files of torchvision hold parameters
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no such numbers
+
+
+def _downsample_of_stage_before(key: str) -> str:
+    match = SWIN_DOWNSAMPLE.fullmatch(key)
+    return f"layers.{int(match['stage']) - 1}.{match['rest']}" if match else key
 
 
 def _resnet_name(key: str) -> str:

@@ -84,7 +84,7 @@ class Checkpointer(SafeCheckpointer):
         self._resuming = False
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a ``.pkl`` or ``.pth`` file.
+        """Load a ``.pkl``, ``.pth`` or ``.safetensors`` file.
 
         Args:
             path: file or URL; if empty, nothing is loaded.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,8 @@ def _load_storage(content: bytes) -> Any:
 
 
 def read_checkpoint(path: str, name: str = "") -> dict[str, Any]:
-    """Read a ``.pkl``, ``.pyth`` or ``.pth`` file in the layouts that Detectron2 knows; nothing in it is run.
+    """Read a ``.pkl``, ``.pyth`` or ``.pth`` file in the layouts that Detectron2 knows, or a ``.safetensors`` file of
+    weights by their names; nothing in it is run.
 
     Args:
         path: a local file.
@@ -78,8 +79,12 @@ def read_checkpoint(path: str, name: str = "") -> dict[str, Any]:
 
 
 def read_content(path: str, name: str = "") -> Any:
-    """Read what ``torch.save`` or, into a ``.pkl``, ``pickle.dump`` wrote; see :func:`read_checkpoint`."""
+    """Read what ``torch.save``, into a ``.pkl`` ``pickle.dump``, into a ``.safetensors`` that library wrote; see
+    :func:`read_checkpoint`."""
+    load_safetensors = _find_safetensors(name or path) if path.endswith(".safetensors") else None
     try:
+        if load_safetensors:
+            return load_safetensors(path)
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
                 return _RestrictedUnpickler(file, encoding="latin1").load()
@@ -88,6 +93,14 @@ def read_content(path: str, name: str = "") -> Any:
         raise
     except Exception as error:  # the bytes of a damaged file may mean anything, and so may the error
         raise ValueError(_explain(name or path, error)) from error
+
+
+def _find_safetensors(name: str) -> Callable[[str], dict[str, Tensor]]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ValueError(f"Reading {name} needs the package safetensors: pip install safetensors") from error
+    return load_file
 
 
 def require_weights(weights: Any, name: str) -> None:

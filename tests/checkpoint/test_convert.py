@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone, build_model
+from safetensors.torch import save_file
+from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from mask2former_ext.checkpoint import Checkpointer, convert, loader
@@ -111,6 +114,37 @@ def test_swin_classification_weights_fill_the_backbone(swin_cfg, tmp_path, caplo
     torch.testing.assert_close(dict(model.sem_seg_head.state_dict()), head, rtol=0, atol=0)
     assert f"backbone {len(weights)} of {len(loaded)}; the rest 0 of" in caplog.text
     assert ("not used: head.bias" in caplog.text) is not converted
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_swin_of_timm_gives_its_features(swin_cfg, tmp_path, suffix):
+    """timm merges patches at the start of a stage, its authors at the end of the one before."""
+    theirs = SwinTransformer(
+        img_size=256, patch_size=4, embed_dim=8, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4
+    ).eval()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    save = torch.save if suffix == ".pth" else save_file
+    save(theirs.state_dict(), tmp_path / f"theirs{suffix}")
+    convert_file(tmp_path / f"theirs{suffix}", tmp_path / "ours.pkl", convert_swin)
+    ours = build_model(swin_cfg).eval()
+    Checkpointer(ours).load(str(tmp_path / "ours.pkl"))
+    image = torch.randn(1, 3, 256, 256)
+    with torch.no_grad():
+        features = theirs.forward_intermediates(image, intermediates_only=True)
+        actual = ours.backbone(image)
+    expected = [nn.functional.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1) for x in features]
+    torch.testing.assert_close(list(actual.values()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_safetensors_files_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match="a.safetensors is damaged, or no checkpoint at all"):
+        read_state_dict(path)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ValueError, match="a.safetensors needs the package safetensors: pip install safetensors"):
+        read_state_dict(path)
 
 
 @pytest.mark.parametrize("wrapped", [lambda x: x, lambda x: {"model": x}, lambda x: {"state_dict": x, "epoch": 90}])

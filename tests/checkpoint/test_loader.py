@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from safetensors.torch import save_file
 
 from mask2former_ext.checkpoint import Checkpointer, build_checkpointer, loader
 from mask2former_ext.checkpoint.writing import SafeCheckpointer
@@ -123,6 +124,14 @@ def test_whole_models_as_pth(model, trained, tmp_path, said, wrap, prefix):
     assert_equal_weights(model, whole(trained))
     total = len(model.state_dict())
     assert len(said()) == 1 and f"a.pth: {total} of {total} keys loaded" in said()[0]
+
+
+def test_whole_models_as_safetensors(model, trained, tmp_path, said):
+    path = str(tmp_path / "a.safetensors")
+    save_file(whole(trained), path)
+    Checkpointer(model).load(path)
+    assert_equal_weights(model, whole(trained))
+    assert any(f"{path}: {len(whole(trained))} of {len(whole(trained))} keys loaded" in line for line in said())
 
 
 @pytest.mark.parametrize("write", [write_pth, write_pkl])
