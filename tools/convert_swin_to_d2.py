@@ -22,7 +22,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("input", metavar="INPUT", type=Path, help="a .pth or .safetensors file of Swin classification weights")
+    parser.add_argument("input", metavar="INPUT", type=Path, help="a .pth or .safetensors file of a classifier")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="the .pkl file to write, for MODEL.WEIGHTS")
     return parser.parse_args(arguments)
 

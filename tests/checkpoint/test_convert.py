@@ -140,10 +140,10 @@ def test_swin_of_timm_gives_its_features(swin_cfg, tmp_path, suffix):
 def test_safetensors_files_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"no such thing")
-    with pytest.raises(ValueError, match="a.safetensors is damaged, or no checkpoint at all"):
+    with pytest.raises(ValueError, match=r"a\.safetensors is damaged, or no checkpoint at all"):
         read_state_dict(path)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ValueError, match="a.safetensors needs the package safetensors: pip install safetensors"):
+    with pytest.raises(ValueError, match=r"a\.safetensors needs the package safetensors: pip install safetensors"):
         read_state_dict(path)
 
 
