@@ -175,12 +175,12 @@ def test_labels_of_mapillary_vistas():
 
 
 def test_registration_looks_at_no_dataset_file(monkeypatch, tmp_path):
-    for operation in ("open", "exists", "isfile", "isdir", "ls"):
-        monkeypatch.setattr(f"iopath.common.file_io.PathManager.{operation}", lambda *_, **__: pytest.fail("looked"))
-    for operation in ("listdir", "scandir"):
-        monkeypatch.setattr(f"os.{operation}", lambda *_, **__: pytest.fail("looked"))
-    datasets.register_all(str(tmp_path))
-    datasets.register_all(ROOT)
+    of_iopath = [f"iopath.common.file_io.PathManager.{name}" for name in ("open", "exists", "isfile", "isdir", "ls")]
+    with monkeypatch.context() as patch:  # not beyond the call: fixtures tidy up folders
+        for operation in (*of_iopath, "os.listdir", "os.scandir"):
+            patch.setattr(operation, lambda *_, **__: pytest.fail("looked"))
+        datasets.register_all(str(tmp_path))
+        datasets.register_all(ROOT)
 
 
 @pytest.fixture
