@@ -97,6 +97,8 @@ $(STAMPS)/venv:
 	         "Name another one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@echo "== set-up 1/5: $(VENV) from $$("$(PYTHON)" --version)"
 	"$(PYTHON)" -m venv "$(VENV)"
+	@free=$$(($$(df -Pk "$(VENV)" | awk 'NR == 2 {print $$4}') / 1048576)); [ "$$free" -ge 9 ] || \
+	    echo "warning: $$free GiB are free for $(VENV): the set-up takes about 7, and the tests up to 2 besides" >&2
 	@mkdir -p "$(STAMPS)" && touch "$@"
 
 $(STAMPS)/torch: $(filter %.txt,$(TORCH)) | $(STAMPS)/venv
