@@ -104,11 +104,8 @@ class TrainingLoader:
         """Let batch number ``batch`` be the next that iteration begins with."""
         self._first_batch = batch
 
-    def __iter__(self) -> Iterator[list[DatasetDict]]:
-        batches = self._batches()
-        # before multiprocessing ends loading processes by a signal, which they would outlive
-        atexit.register(_close, weakref.ref(batches))
-        return batches
+    def __iter__(self) -> Batches:
+        return Batches(self._batches)
 
     def _batches(self) -> Generator[list[DatasetDict], None, None]:
         samples = _Samples(self._records, self._mapper, self.seed, self._max_bad_images)
@@ -155,6 +152,38 @@ class TrainingLoader:
             raise _too_many(self.num_bad_images, self._max_bad_images, refused[index])
 
 
+class Batches(Iterator[list[DatasetDict]]):
+    """Batches of a :class:`TrainingLoader`, and the processes that load them."""
+
+    def __init__(self, start: Callable[[], Generator[list[DatasetDict], None, None]]) -> None:
+        """
+        Args:
+            start: begins to load, and gives the batches.
+        """
+        self._start = start
+        self._running: list[Generator[list[DatasetDict], None, None]] = []
+        # What loads hangs on the finalizer, not on this object alone: the garbage collector would take the queues to
+        # the processes away before it tells them to end, and wait for them in vain.
+        finalizer = weakref.finalize(self, _close, self._running)
+        # before multiprocessing ends loading processes by a signal, which they would outlive
+        finalizer.atexit = False
+        atexit.register(finalizer)
+
+    def __next__(self) -> list[DatasetDict]:
+        if not self._running:
+            self._running.append(self._start())
+        return next(self._running[0])
+
+    def close(self) -> None:
+        """End the processes that load. Who asks for another batch begins anew, where ``start_at`` says."""
+        _close(self._running)
+
+
+def _close(running: list[Generator[list[DatasetDict], None, None]]) -> None:
+    while running:
+        running.pop().close()
+
+
 class _Samples(Dataset):
     """Maps records, each with the random numbers of its place in the stream."""
 
@@ -193,12 +222,6 @@ class _Samples(Dataset):
 
 def _too_many(count: int, allowed: int, last: str) -> ValueError:
     return ValueError(f"{count} bad images, more than DATALOADER.MAX_BAD_IMAGES {allowed}; the last: {last}")
-
-
-def _close(batches: weakref.ref[Generator[list[DatasetDict], None, None]]) -> None:
-    generator = batches()
-    if generator is not None:
-        generator.close()
 
 
 def _outlive_signals(worker: int) -> None:

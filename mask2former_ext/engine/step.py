@@ -15,6 +15,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data.training_loader import Batches
 from ..modeling.criterion import SetCriterion
 from ..seeding import derive_seed
 from .accumulation import averaged_over, split_batch
@@ -106,6 +107,11 @@ class StepTrainer(SimpleTrainer):
         # before the update, so that a problem met there stops training with parameters that still are
         self._write_metrics(losses, data_time)
         self._update()
+
+    def end_loading(self) -> None:
+        """End the processes that load batches, which live as long as the trainer otherwise. A step starts them anew."""
+        if isinstance(self._data_loader_iter, Batches):
+            self._data_loader_iter.close()
 
     def _fault(self, losses: Mapping[str, Tensor]) -> str | None:
         """Say what is not finite. With a scaler gradients may be so: it lowers the scale, see :meth:`_update`."""

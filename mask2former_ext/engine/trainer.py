@@ -219,8 +219,11 @@ class Trainer(DefaultTrainer):
         loader = self._trainer.data_loader
         if isinstance(loader, TrainingLoader):
             loader.start_at(self.start_iter)
-        with self.interruption.handled():
-            TrainerBase.train(self, self.start_iter, self.max_iter)
+        try:
+            with self.interruption.handled():
+                TrainerBase.train(self, self.start_iter, self.max_iter)
+        finally:
+            self._trainer.end_loading()
         if not comm.is_main_process():
             return None
         results = getattr(self, "_last_eval_results", {}) | getattr(self, "_last_tta_results", {})

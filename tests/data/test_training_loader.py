@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import multiprocessing
 import os
 import random
 import signal
@@ -10,6 +12,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -198,6 +201,34 @@ def test_loading_processes_do_not_keep_the_program_from_ending(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=100, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_abandoned_batches_end_their_processes():
+    """Also in a circle of references, which the garbage collector takes apart in an order of its own."""
+    before = set(multiprocessing.active_children())
+    batches = iter(make(num_workers=2))
+    next(batches)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    circle = [batches]
+    circle.append(circle)
+    del batches, circle
+    start = time.monotonic()
+    gc.collect()
+    assert not set(multiprocessing.active_children()) - before
+    assert time.monotonic() - start < 5  # after which PyTorch gives up waiting
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_closed_batches_end_their_processes_and_begin_anew(workers):
+    before = set(multiprocessing.active_children())
+    loader = make(num_workers=workers)
+    batches = iter(loader)
+    expected = [next(batches) for _ in range(3)]
+    batches.close()
+    assert not set(multiprocessing.active_children()) - before
+    loader.start_at(1)
+    assert [next(batches) for _ in range(2)] == expected[1:]
+    batches.close()
 
 
 NAME = "dataset_of_the_training_loader"

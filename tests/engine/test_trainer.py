@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import multiprocessing
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 
 from mask2former_ext.config import get_cfg_defaults
-from mask2former_ext.data import MaskFormerDatasetMapper
+from mask2former_ext.data import MaskFormerDatasetMapper, TrainingLoader
 from mask2former_ext.engine import Trainer, trainer
 from mask2former_ext.modeling.test_time_augmentation import MaskFormerWithTTA, SemanticSegmentorWithTTA
 
@@ -102,6 +104,40 @@ def test_checkpoint_resumes_optimizer_and_schedule(cfg, schedule):
     assert second.scheduler.last_epoch == first.scheduler.last_epoch == 3
     second.train()
     assert [int(state["step"]) for state in second.optimizer.state.values()] == [5]
+
+
+class StrictModel(TinyModel):
+    """Does not learn from image 6."""
+
+    def forward(self, batch):
+        if batch[0]["image_id"] == 6:
+            raise RuntimeError("not this one")
+        return super().forward(batch)
+
+
+class LoadingTrainer(TinyTrainer):
+    """Loads in two processes."""
+
+    @classmethod
+    def build_model(cls, cfg):
+        return StrictModel()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return TrainingLoader(
+            [{"image_id": i} for i in range(10)], dict, lambda seed: range(10),
+            seed=1, batch_size=1, aspect_ratio_grouping=False, num_workers=2, max_bad_images=0,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("iterations", [3, 9])
+def test_the_processes_that_load_end_with_training(cfg, iterations):
+    before = set(multiprocessing.active_children())
+    cfg.SOLVER.MAX_ITER = iterations
+    trainer = LoadingTrainer(cfg)
+    with pytest.raises(RuntimeError, match="not this one") if iterations > 6 else contextlib.nullcontext():
+        trainer.train()
+    assert set(multiprocessing.active_children()) == before
 
 
 @pytest.mark.filterwarnings("error:.*GradScaler")
