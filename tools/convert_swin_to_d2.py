@@ -11,8 +11,8 @@ from mask2former_ext.checkpoint.convert import convert_file, convert_swin
 
 EPILOG = """
 The input is a .pth file of the authors of Swin Transformer (version 1), or timm's of that model, which may be a
-.safetensors file too. The configs in configs/*/*/swin expect the
-output in the working directory, under the name of the input with the ending .pkl.
+.safetensors file too. The configs in configs/*/*/swin expect the output in the working directory, under the name of
+the input with the ending .pkl.
 
 example: python tools/convert_swin_to_d2.py swin_tiny_patch4_window7_224.pth swin_tiny_patch4_window7_224.pkl
 """
